@@ -1,0 +1,90 @@
+"""Writing a file so that nobody ever sees half of it."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from conjoin.errors import InputError, OutputExistsError
+
+__all__ = ["atomic_file", "check_target"]
+
+
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Raise if a file cannot be put at `path`, before any work is done for it.
+
+    Raises:
+        InputError: the parent folder is missing, or `path` is a folder.
+        OutputExistsError: something is there, and it is not to be overwritten.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}; create it first")
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    if not overwrite and os.path.lexists(path):  # a dangling link counts: it would be replaced
+        raise _exists(path)
+
+
+@contextmanager
+def atomic_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` that takes its place at the end of the block.
+
+    On any exception, KeyboardInterrupt too, the temporary is removed and `path` is as before.
+    Data are on the disk before the name is. Of two writers that do not overwrite, one wins and
+    the other raises.
+
+    Raises:
+        InputError, OutputExistsError: as `check_target`; the latter also at the end.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_file(Path(folder, "a.bin"), overwrite=False) as file:
+    ...         _ = file.write(b"abc")
+    ...     Path(folder, "a.bin").read_bytes()
+    b'abc'
+    """
+    check_target(path, overwrite=overwrite)
+    # The same folder: a rename is atomic only within one file system.
+    temporary = path.parent / f".conjoin-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _claim(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _claim(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)  # fails if the name is taken, unlike a rename
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:
+        # A file system without hard links: take the name first, then put the data there.
+        try:
+            path.open("xb").close()
+        except FileExistsError:
+            raise _exists(path) from None
+        temporary.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # folders cannot be opened there
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exists(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{path} exists; choose another name, or pass overwrite=True")

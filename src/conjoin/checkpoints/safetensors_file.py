@@ -1,0 +1,200 @@
+"""A safetensors file as a checkpoint, of which only what is asked for is read."""
+
+import io
+import json
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conjoin.checkpoints.checkpoint import Checkpoint
+from conjoin.checkpoints.foreign import explain_foreign
+from conjoin.checkpoints.safetensors_header import Entry, read_header
+from conjoin.checkpoints.spec import Spec, kind_by_name
+from conjoin.errors import CheckpointError
+
+__all__ = ["ORDER_KEY", "SafetensorsFile", "find_aliases"]
+
+# Where the writer keeps the order of all names, if some of them are aliases.
+ORDER_KEY = "conjoin.order"
+
+
+class SafetensorsFile(Checkpoint):
+    """A safetensors file, opened lazily and never changed.
+
+    `checkpoint[name]` is a view of the file in memory (zero-copy, by private pages: changing the
+    tensor would not change the file). `read` copies a range and touches those bytes only, which
+    keeps the memory of a process that streams through a large file small. Between accesses no
+    file is kept open until the first view is made; a file that is replaced or changed after it
+    was opened is refused.
+
+    Tied tensors, which the format cannot hold, are known by metadata {removed name: kept name},
+    as `safetensors.torch.save_model` writes it, and appear with `alias_of`.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable or malformed.
+
+    >>> import tempfile
+    >>> from conjoin.checkpoints import save
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save({"fc.bias": torch.arange(3.0)}, Path(folder, "model.safetensors"))
+    ...     checkpoint = SafetensorsFile(path)
+    ...     checkpoint.read("fc.bias", 1, 3)
+    tensor([1., 2.])
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        try:
+            with self._path.open("rb") as file:
+                self._identity = _identify(file.fileno())
+                foreign = explain_foreign(file.read(64))
+                if foreign is not None:
+                    raise CheckpointError(f"{path} is no safetensors file: {foreign}")
+                file.seek(0)
+                header = read_header(file, os.fstat(file.fileno()).st_size, str(path))
+        except OSError as error:
+            raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+        self._entries = header.entries
+        self._map: mmap.mmap | None = None
+        aliases = find_aliases(header.metadata, header.entries)
+        self._metadata = MappingProxyType(
+            {
+                key: value
+                for key, value in header.metadata.items()
+                if key not in aliases and key != ORDER_KEY
+            }
+        )
+        self._specs = {}
+        for name in _order_of_names(header.metadata, header.entries, aliases):
+            kept = aliases.get(name)
+            entry = header.entries[kept or name]
+            kind = kind_by_name(kept or name, entry.dtype)
+            self._specs[name] = Spec(entry.shape, entry.dtype, kind, kept, str(path))
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        return MappingProxyType(self._specs)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self._metadata
+
+    @property
+    def source(self) -> str:
+        return str(self._path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path,)  # a worker process opens and maps the file itself
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self._entry(name)
+        if entry.begin == entry.end:
+            return torch.empty(entry.shape, dtype=entry.dtype)
+        mapped = self._mapped()
+        if mapped is None:
+            return self.read(name).reshape(entry.shape)
+        nbytes = entry.end - entry.begin
+        raw = torch.frombuffer(mapped, dtype=torch.uint8, count=nbytes, offset=entry.begin)
+        if entry.begin % entry.dtype.itemsize:
+            raw = raw.clone()  # torch's kernels may assume aligned elements; a copy is aligned
+        return raw.view(entry.dtype).reshape(entry.shape)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        start, stop = self.checked_range(name, start, stop)
+        entry = self._entry(name)
+        out = torch.empty(stop - start, dtype=entry.dtype)
+        target = out.view(torch.uint8).numpy().data
+        with self._opened() as file:
+            file.seek(entry.begin + start * entry.dtype.itemsize)
+            while target:
+                count = file.readinto(target)
+                if not count:
+                    raise CheckpointError(f"{self._path} ends within tensor {name!r}")
+                target = target[count:]
+        return out
+
+    def _entry(self, name: str) -> Entry:
+        return self._entries[self.spec_of(name).alias_of or name]
+
+    def _opened(self) -> io.FileIO:
+        try:
+            file = io.FileIO(self._path)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read {self._path} again: {error.strerror or error}"
+            ) from error
+        if _identify(file.fileno()) != self._identity:
+            file.close()
+            raise CheckpointError(
+                f"{self._path} has changed since it was opened; open it again to read what it "
+                "holds now"
+            )
+        return file
+
+    def _mapped(self) -> mmap.mmap | None:
+        if self._map is None:
+            with self._opened() as file:
+                try:
+                    self._map = _map_privately(file.fileno())
+                except OSError:
+                    return None  # no address space, or no mapping on this file system: read instead
+        return self._map
+
+
+def _identify(descriptor: int) -> tuple[int, ...]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _map_privately(descriptor: int) -> mmap.mmap:
+    # Private and writable: torch accepts the buffer without a warning, writes stay in memory.
+    # Linux refuses a private writable map larger than memory unless told not to reserve for it.
+    no_reserve = getattr(mmap, "MAP_NORESERVE", None)
+    if no_reserve is None:
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    return mmap.mmap(
+        descriptor,
+        0,
+        flags=mmap.MAP_PRIVATE | no_reserve,
+        prot=mmap.PROT_READ | mmap.PROT_WRITE,
+    )
+
+
+def find_aliases(metadata: Mapping[str, str], names: Mapping[str, object]) -> dict[str, str]:
+    """Return the metadata entries that say {removed name: kept name}.
+
+    >>> find_aliases({"format": "pt", "decoder.weight": "encoder.weight"}, {"encoder.weight": 0})
+    {'decoder.weight': 'encoder.weight'}
+    """
+    return {
+        key: value
+        for key, value in metadata.items()
+        if value in names
+        and key not in names
+        and key not in ("format", ORDER_KEY)
+    }
+
+
+def _order_of_names(
+    metadata: Mapping[str, str], entries: Mapping[str, Entry], aliases: Mapping[str, str]
+) -> list[str]:
+    plain = [*entries, *aliases]
+    try:
+        order = json.loads(metadata.get(ORDER_KEY, "null"))
+    except ValueError:
+        return plain
+    # Another program may have changed the tensors and kept the metadata: an order that does not
+    # fit says nothing, and neither does one in which a name would stand before what it is tied to.
+    if not isinstance(order, list) or not all(isinstance(name, str) for name in order):
+        return plain
+    place = {name: i for i, name in enumerate(order)}
+    fits = len(order) == len(plain) and place.keys() == set(plain)
+    if fits and all(place[kept] < place[name] for name, kept in aliases.items()):
+        return order
+    return plain

@@ -1,0 +1,69 @@
+"""Every error that conjoin raises on purpose.
+
+    ConjoinError
+    ├── InputError (ValueError)       an argument, option or pattern cannot be used as given
+    │   └── MethodError               ... a method of merging, its weights or its parameters
+    ├── MismatchError (ValueError)    models that do not fit together: names, shapes, dtypes, ties
+    ├── NonFiniteError (ValueError)   NaN or infinity where finite numbers are needed
+    ├── CheckpointError (ValueError)  a file or mapping that cannot be read as named tensors
+    ├── OutputExistsError (FileExistsError)   a result would replace something; nothing was written
+    ├── DataError (ValueError)        a data set that is missing, malformed, or does not fit the model
+    ├── TrainingError (RuntimeError)  a network that did not learn, so that no table can be made of it
+    └── StageError (RuntimeError)     a cached stage that cannot be used, or is in use by another run
+
+A message says what was expected, what was found (which tensor, in which file), and what to do.
+Each class also derives from the built-in exception that a reader would expect to catch.
+"""
+
+__all__ = [
+    "CheckpointError",
+    "ConjoinError",
+    "DataError",
+    "InputError",
+    "MethodError",
+    "MismatchError",
+    "NonFiniteError",
+    "OutputExistsError",
+    "StageError",
+    "TrainingError",
+]
+
+
+class ConjoinError(Exception):
+    """Base of all errors that conjoin raises on purpose."""
+
+
+class InputError(ConjoinError, ValueError):
+    """An argument, option or pattern cannot be used as given."""
+
+
+class MethodError(InputError):
+    """A method of merging, its weights or its parameters cannot be used as given."""
+
+
+class MismatchError(ConjoinError, ValueError):
+    """Models that do not fit together: names, shapes, dtypes or ties differ."""
+
+
+class NonFiniteError(ConjoinError, ValueError):
+    """NaN or infinity where finite numbers are needed."""
+
+
+class CheckpointError(ConjoinError, ValueError):
+    """A file or mapping that cannot be read as named tensors."""
+
+
+class OutputExistsError(ConjoinError, FileExistsError):
+    """A result would replace something that exists; nothing was written."""
+
+
+class DataError(ConjoinError, ValueError):
+    """A data set that is missing, malformed, or does not fit the model."""
+
+
+class TrainingError(ConjoinError, RuntimeError):
+    """A network that did not learn, so that a table of it would say nothing."""
+
+
+class StageError(ConjoinError, RuntimeError):
+    """A cached stage that cannot be used, or that another run is writing."""

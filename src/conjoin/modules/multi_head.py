@@ -1,0 +1,48 @@
+"""Several heads on one shared trunk."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from conjoin.errors import InputError
+
+__all__ = ["MultiHead"]
+
+
+class MultiHead(nn.Module):
+    """A trunk that all tasks share and a private head for each: ``heads[task](trunk(x))``.
+
+    Args:
+        trunk: maps the input to features.
+        heads: task name -> module on those features. Names are those of `nn.ModuleDict`: not
+            empty, without a dot.
+
+    Raises:
+        InputError: there are no heads, or a forward names a task that has none.
+
+    >>> import torch
+    >>> net = MultiHead(nn.Linear(3, 4), {"mnist": nn.Linear(4, 10), "street": nn.Linear(4, 10)})
+    >>> net(torch.zeros(2, 3), task="street").shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        if not heads:
+            raise InputError("a network with several heads needs at least one head")
+        self.trunk = trunk
+        self.heads = nn.ModuleDict(dict(heads))
+
+    def forward(self, x: Tensor, task: str) -> Tensor:
+        """Give the output of the head of `task`."""
+        return self.head(task)(self.trunk(x))  # type: ignore[no-any-return]
+
+    def head(self, task: str) -> nn.Module:
+        """Give the head of `task`."""
+        if task not in self.heads:
+            raise InputError(f"no head for task {task!r}; there are heads for {', '.join(self.heads)}")
+        return self.heads[task]
+
+    def for_task(self, task: str) -> nn.Module:
+        """Give the network of one task as an ordinary module that shares this one's weights."""
+        return nn.Sequential(self.trunk, self.head(task))

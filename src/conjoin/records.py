@@ -1,0 +1,126 @@
+"""Results: one number each, with everything that says what it is.
+
+A record is one measured value. Tables, figures and reports are made from records alone and never
+see a model.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from conjoin.atomic import write_bytes
+from conjoin.errors import DataError, InputError
+
+__all__ = ["Record", "Split", "read_records", "write_csv", "write_json"]
+
+Split = Literal["train", "validation", "test"]
+"""The part of a data set. What is chosen is chosen on ``validation``; ``test`` is read once."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One measured value.
+
+    Args:
+        model: the network or combination that was measured (a row of a table).
+        task: the data set that it was measured on.
+        split: the part of that data set.
+        seed: the seed of the run that made the model.
+        metric: ``"accuracy"`` (percent), ``"loss"`` (nats), ...
+        value: the number; may be infinite or NaN, which JSON and CSV keep.
+        count: how many examples it is a mean of.
+        how: how the model was made: method, setting, whether a task label is used at test time...
+
+    >>> Record("mean", "MNIST", "test", 0, "accuracy", 97.5, 10_000, {"method": "mean"}).value
+    97.5
+    """
+
+    model: str
+    task: str
+    split: Split
+    seed: int
+    metric: str
+    value: float
+    count: int
+    how: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.split not in get_args(Split):
+            raise InputError(f"split is one of {', '.join(get_args(Split))}, not {self.split!r}")
+        if self.count < 0:
+            raise InputError(f"count of {self.model} on {self.task} is negative: {self.count}")
+
+
+def write_json(path: Path, records: Iterable[Record], *, run: Mapping[str, Any] | None = None) -> None:
+    """Write records, and how the whole run was made, as one JSON file.
+
+    Numbers that JSON lacks are written as the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``.
+    """
+    rows = [{**asdict(record), "value": _to_json(record.value)} for record in records]
+    document = {"format": FORMAT, "run": dict(run or {}), "records": rows}
+    text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def write_csv(path: Path, records: Iterable[Record]) -> None:
+    """Write records as CSV; `how` becomes one column of JSON."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [f.name for f in fields(Record)]
+    writer.writerow(columns)
+    for record in records:
+        values = [getattr(record, column) for column in columns[:-1]]
+        writer.writerow([*values, json.dumps(record.how, sort_keys=True, ensure_ascii=False)])
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read what `write_json` or `write_csv` wrote (by suffix).
+
+    Raises:
+        DataError: the file is missing, is no such file, or a record in it is malformed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = _rows_of_csv(text) if path.suffix == ".csv" else _rows_of_json(text)
+        return [_record(row) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a results file of conjoin: {error}") from error
+
+
+def _rows_of_json(text: str) -> list[dict[str, Any]]:
+    document = json.loads(text)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ValueError(f'expected an object with "format": {FORMAT}')
+    return list(document["records"])
+
+
+def _rows_of_csv(text: str) -> list[dict[str, Any]]:
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    return [{**row, "how": json.loads(row["how"])} for row in rows]
+
+
+def _record(row: Mapping[str, Any]) -> Record:
+    return Record(
+        model=row["model"],
+        task=row["task"],
+        split=row["split"],
+        seed=int(row["seed"]),
+        metric=row["metric"],
+        value=float(row["value"]),
+        count=int(row["count"]),
+        how=dict(row["how"]),
+    )
+
+
+def _to_json(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
