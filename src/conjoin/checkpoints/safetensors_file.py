@@ -175,9 +175,7 @@ def find_aliases(metadata: Mapping[str, str], names: Mapping[str, object]) -> di
     return {
         key: value
         for key, value in metadata.items()
-        if value in names
-        and key not in names
-        and key not in ("format", ORDER_KEY)
+        if value in names and key not in names and key not in ("format", ORDER_KEY)
     }
 
 
@@ -187,7 +185,7 @@ def _order_of_names(
     plain = [*entries, *aliases]
     try:
         order = json.loads(metadata.get(ORDER_KEY, "null"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return plain
     # Another program may have changed the tensors and kept the metadata: an order that does not
     # fit says nothing, and neither does one in which a name would stand before what it is tied to.

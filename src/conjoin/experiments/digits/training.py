@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.errors import InputError
-from conjoin.experiments.digits.sources import Images
+from conjoin.experiments.digits.sources.source import Images
 from conjoin.modules import MultiHead
 
 __all__ = ["Precision", "Schedule", "TwoHeaded", "native_precision", "to_input", "train"]

@@ -1,7 +1,6 @@
 """What all sources with a fixed number of images share: fixed parts, and a choice by seed."""
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +8,7 @@ from numpy.typing import NDArray
 from conjoin.errors import DataError
 from conjoin.experiments.digits.sources.source import Split
 
-__all__ = ["choose", "file_identity", "split_off"]
+__all__ = ["choose", "digest", "split_off"]
 
 _PARTING = 20_240_229  # decides which training images are for validation; never change it
 _JUDGING = 0  # every run is judged on the same choice of validation and test images
@@ -26,9 +25,7 @@ def split_off(total: int, held: int) -> tuple[NDArray[np.int64], NDArray[np.int6
     return np.sort(order[held:]), np.sort(order[:held])
 
 
-def choose(
-    total: int, split: Split, count: int | None, seed: int, name: str
-) -> NDArray[np.int64]:
+def choose(total: int, split: Split, count: int | None, seed: int, name: str) -> NDArray[np.int64]:
     """Choose ``count`` of the ``total`` images of a part, in an order that the seed decides.
 
     A smaller count is a prefix of a larger one. For validation and test the seed plays no part.
@@ -38,6 +35,8 @@ def choose(
     """
     if count is None:
         count = total
+    if not total:
+        raise DataError(f"{name} has no images in its {split} part")
     if not 1 <= count <= total:
         raise DataError(
             f"{name} has {total:,} images in its {split} part, but {count:,} were asked for; "
@@ -49,11 +48,10 @@ def choose(
     return rng.permutation(total)[:count]
 
 
-def file_identity(path: Path) -> str:
-    """Return name, size and digest of a file, which together stand for its content."""
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return f"{path.name} {path.stat().st_size} {digest[:32]}"
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+def digest(content: bytes) -> str:
+    """Return size and SHA-256 of a file's content, which together stand for it.
+
+    >>> digest(b"digits")
+    '6 aa81e67e6b4e2e2a'
+    """
+    return f"{len(content)} {hashlib.sha256(content).hexdigest()[:32]}"

@@ -158,7 +158,13 @@ class Glyphs:
 
     @classmethod
     def read(cls, families: tuple[Family, ...] = FAMILIES) -> "Glyphs":
-        """Read the font files of these families."""
+        """Read the font files of these families.
+
+        Raises:
+            DataError: If a font package, or Pillow to render with, is not installed.
+        """
+        if importlib.util.find_spec("PIL") is None:
+            raise DataError('rendering digits needs Pillow; run: pip install "conjoin[digits]"')
         return cls(families, tuple(read_faces(family) for family in families))
 
     def digests(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from conjoin.errors import DataError
-from conjoin.experiments.digits.sources.finite import choose, file_identity, split_off
+from conjoin.experiments.digits.sources.finite import choose, digest, split_off
 from conjoin.experiments.digits.sources.source import SIZE, Images, Progress, Split, check_split
 
 __all__ = ["Mnist", "read_idx"]
@@ -41,13 +41,7 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         DataError: If the file cannot be read or is not such a file, to its last byte.
     """
     again = "fetch it again"
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read(_LARGEST + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {path}: {error}; {again}") from error
-    if len(content) > _LARGEST:
-        raise DataError(f"{path} holds more than {_LARGEST:,} bytes, too many for such a file")
+    content = _content(path)
     header = 4 + 4 * dimensions
     expected = bytes([0, 0, 8, dimensions])
     if content[:4] != expected:
@@ -67,6 +61,18 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
 
 
+def _content(path: Path) -> bytes:
+    """Return what a file holds, decompressed; never more than can be."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}; fetch it again") from error
+    if len(content) > _LARGEST:
+        raise DataError(f"{path} holds more than {_LARGEST:,} bytes, too many for such a file")
+    return content
+
+
 @dataclass(frozen=True)
 class Mnist:
     """MNIST, or a data set in its format such as Fashion-MNIST, in a folder.
@@ -82,13 +88,14 @@ class Mnist:
     name: str = "MNIST"
 
     def identity(self) -> str:
-        """Return the size and digest of each file.
+        """Return the size and digest of what each file holds, compressed or not.
 
         Raises:
-            DataError: If a file is missing.
+            DataError: If a file is missing or cannot be read.
         """
-        files = [self._find(name) for pair in _FILES.values() for name in pair]
-        return "; ".join(["MNIST v1, padded to 32 x 32", *map(file_identity, files)])
+        paths = [self._find(name) for pair in _FILES.values() for name in pair]
+        held = [f"{path.name.removesuffix('.gz')} {digest(_content(path))}" for path in paths]
+        return "; ".join(["MNIST v1, padded to 32 x 32", *held])
 
     def available(self, split: Split) -> int | None:
         """Return how many images a part has (reads its labels)."""

@@ -1,0 +1,84 @@
+"""The sizes of the experiment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from conjoin.errors import InputError
+from conjoin.experiments.digits.training import Schedule
+
+__all__ = ["PRESETS", "Preset", "find_preset"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How large a run is.
+
+    Args:
+        about: one line for people.
+        sources: the two tasks, as `open_source` reads them; ``{mnist}`` and ``{svhn}`` stand for
+            the folders that the user names.
+        train: training images of each task; None takes all that there are.
+        validation: validation images of each task, at most.
+        test: test images of each task, at most.
+        reestimate: unlabelled training images of each task for re-estimated statistics.
+        width: factor on the thread's channel numbers.
+        schedule: how each network is trained.
+    """
+
+    about: str
+    sources: tuple[str, str]
+    train: int | None
+    validation: int
+    test: int
+    reestimate: int
+    width: float
+    schedule: Schedule
+
+
+PRESETS: Mapping[str, Preset] = {
+    "quick": Preset(
+        about="embedded data, no download, width 1/8: the demo, minutes on two cores",
+        sources=("handwritten", "street"),
+        train=6_000,
+        validation=1_000,
+        test=2_000,
+        reestimate=1_000,
+        width=1 / 8,
+        schedule=Schedule(epochs=6),
+    ),
+    "standard": Preset(
+        about="real MNIST and rendered street numbers, 24,000 images a task, width 1/4: "
+        "about half an hour a seed on two cores",
+        sources=("mnist:{mnist}", "street"),
+        train=24_000,
+        validation=5_000,
+        test=10_000,
+        reestimate=2_000,
+        width=1 / 4,
+        schedule=Schedule(epochs=10),
+    ),
+    "thesis": Preset(
+        about="real MNIST and SVHN, all images, the thread's full width: for a GPU",
+        sources=("mnist:{mnist}", "svhn:{svhn}"),
+        train=None,
+        validation=10_000,
+        test=30_000,
+        reestimate=10_000,
+        width=1.0,
+        schedule=Schedule(epochs=20),
+    ),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Give the preset of this name.
+
+    Raises:
+        InputError: there is none.
+
+    >>> find_preset("quick").width
+    0.125
+    """
+    if name not in PRESETS:
+        raise InputError(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

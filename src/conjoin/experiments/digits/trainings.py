@@ -1,0 +1,204 @@
+"""The networks that the experiment trains, as cached stages.
+
+Every combination is made from these; each is trained once per seed.
+"""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from conjoin.checkpoints import open_checkpoint, save
+from conjoin.experiments.digits.network import DigitNet, new_network
+from conjoin.experiments.digits.sources.source import Images, Source, Split
+from conjoin.experiments.digits.training import TRAINING_VERSION, Schedule, TwoHeaded, train
+from conjoin.stages import Stage, StageCache
+
+__all__ = ["TRAININGS", "Laboratory", "Task", "Training"]
+
+Progress = Callable[[str], Callable[[int, int], None]]
+"""Given the title of a long job, gives what to call with (images done, images in all)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the two tasks: a source and how many of its images are used."""
+
+    source: Source
+    counts: Mapping[Split, int | None]
+
+    @property
+    def name(self) -> str:
+        """The name that people are shown."""
+        return self.source.name
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network to train.
+
+    Args:
+        tasks: 0 for the first task, 1 for the second.
+        start: which of the seed's initializations; the same number is the same weights.
+        heads: whether each task has a classifier of its own.
+    """
+
+    tasks: tuple[Literal[0, 1], ...]
+    start: int
+    heads: bool = False
+
+
+TRAININGS: Mapping[str, Training] = {
+    "first": Training((0,), start=0),
+    "second": Training((1,), start=1),
+    "second, shared start": Training((1,), start=0),
+    "first again": Training((0,), start=1),
+    "all data": Training((0, 1), start=0),
+    "two-headed": Training((0, 1), start=0, heads=True),
+}
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """Images and trained networks of one run and one seed, made when they are asked for.
+
+    Args:
+        tasks: the two tasks.
+        width: of the network.
+        schedule: of every training.
+        device: where to train.
+        seed: of the run.
+        cache: finished stages.
+        progress: shows long jobs.
+    """
+
+    tasks: tuple[Task, Task]
+    width: float
+    schedule: Schedule
+    device: torch.device
+    seed: int
+    cache: StageCache
+    progress: Progress
+
+    def images(self, task: int, split: Split) -> Images:
+        """Give one part of a task's images."""
+        source, stage = self.tasks[task].source, self._images_stage(task, split)
+
+        def make(out: Path, work: Path) -> None:  # noqa: ARG001 - quick to make again
+            title = f"{source.name}: {split} images"
+            images = source.load(
+                split,
+                self._count(task, split),
+                seed=self.seed,
+                progress=self.progress(title),
+            )
+            tensors = {"images": images.images, "labels": images.labels}
+            save(tensors, out / "images.safetensors", metadata={"classes": str(images.classes)})
+
+        stored = open_checkpoint(self.cache.get(stage, make) / "images.safetensors")
+        return Images(stored["images"], stored["labels"], int(stored.metadata["classes"]))
+
+    def network(self, name: str) -> nn.Module:
+        """Give a trained network of `TRAININGS`, in eval mode on the CPU."""
+        network = self._untrained(name)
+        stored = open_checkpoint(self.network_file(name))
+        network.load_state_dict(dict(stored))
+        return network.eval()
+
+    def network_file(self, name: str) -> Path:
+        """Give the file with the weights of a trained network; train it if need be."""
+        training = TRAININGS[name]
+        parts: dict[str, Stage] = {
+            str(task): self._images_stage(task, "train") for task in training.tasks
+        }
+        settings = {
+            "network": name,
+            **asdict(training),
+            "tasks": list(training.tasks),
+            "width": self.width,
+            "classes": self.classes,
+            "seed": self.seed,
+            "schedule": asdict(self.schedule),
+            "torch": torch.__version__,
+            "device": self.device.type,
+            "machine": platform.machine(),
+        }
+        stage = Stage("network", TRAINING_VERSION, settings, parts)
+
+        def make(out: Path, work: Path) -> None:
+            trained = train(
+                self._untrained(name),
+                {f"task_{task}": self.images(task, "train") for task in training.tasks},
+                self.schedule,
+                seed=_seed(self.seed, "order", name),
+                device=self.device,
+                work=work,
+                on_batch=self.progress(f"training: {self.title(name)}"),
+            )
+            save(trained, out / "network.safetensors")
+
+        return self.cache.get(stage, make) / "network.safetensors"
+
+    def title(self, name: str) -> str:
+        """Say what a network of `TRAININGS` is, with the names of the tasks."""
+        first, second = (task.name for task in self.tasks)
+        return {
+            "first": first,
+            "second": second,
+            "second, shared start": f"{second}, from the same start",
+            "first again": f"{first}, from another start",
+        }.get(name, name)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the tasks have."""
+        return max(self.images(task, "train").classes for task in range(2))
+
+    def _untrained(self, name: str) -> nn.Module:
+        training = TRAININGS[name]
+        start = _seed(self.seed, "start", str(training.start))
+        network = new_network(start, width=self.width, classes=self.classes)
+        return _two_headed(network, start) if training.heads else network
+
+    def _count(self, task: int, split: Split) -> int | None:
+        return self.tasks[task].counts[split]
+
+    def _images_stage(self, task: int, split: Split) -> Stage:
+        settings = {
+            "source": self.tasks[task].source.identity(),
+            "split": split,
+            "count": self._count(task, split),
+            # Only the training images depend on the seed: every seed is judged on the same ones.
+            "seed": self.seed if split == "train" else None,
+        }
+        return Stage("images", 1, settings)
+
+
+class Trunk(nn.Module):
+    """The four blocks of a `DigitNet`: [B, 1, 32, 32] -> [B, 2048w]."""
+
+    def __init__(self, network: DigitNet) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(block for _, block in list(network.named_children())[:-1]))
+        self.flatten = nn.Flatten()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Give the features."""
+        return self.flatten(self.blocks(x))  # type: ignore[no-any-return]
+
+
+def _two_headed(network: DigitNet, start: int) -> TwoHeaded:
+    width = network.classifier[0].out_features / 4096
+    other = new_network(_seed(start, "head", "1"), width=width, classes=network.classifier[-1].out_features)
+    return TwoHeaded(Trunk(network), {"task_0": network.classifier, "task_1": other.classifier})
+
+
+def _seed(seed: int, purpose: str, name: str) -> int:
+    """Give an unrelated seed for each purpose, the same on every machine."""
+    words = [seed, *f"{purpose}/{name}".encode()]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,65 @@
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from conjoin.checkpoints import Checkpoint, Kind, Spec
+from conjoin.errors import InputError
+
+
+class Counting(Checkpoint):
+    """Says how often a tensor was computed."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        return {
+            "fc.weight": Spec((2, 3), torch.float32, Kind.WEIGHT, source="here"),
+            "tied": Spec((2, 3), torch.float32, Kind.WEIGHT, "fc.weight", "here"),
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.spec_of(name)
+        self.calls += 1
+        return torch.arange(6.0).reshape(3, 2).T  # not contiguous
+
+
+def test_nothing_is_read_to_look_around() -> None:
+    checkpoint = Counting()
+    assert "fc.weight" in checkpoint
+    assert "x" not in checkpoint
+    assert 3 not in checkpoint
+    assert list(checkpoint) == ["fc.weight", "tied"]
+    assert len(checkpoint) == 2
+    assert dict(checkpoint.metadata) == {}
+    assert repr(checkpoint) == "<Counting of here: 2 tensors, 24 bytes>"
+    assert checkpoint != Counting()
+    assert len({checkpoint, checkpoint}) == 1
+    assert checkpoint.calls == 0
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (0, 6), (1, 4), (6, 6), (3, 3), (2, None)])
+def test_read_counts_in_row_major_order(start: int, stop: int | None) -> None:
+    whole = torch.tensor([0.0, 2, 4, 1, 3, 5])
+    assert torch.equal(Counting().read("fc.weight", start, stop), whole[start:stop])
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 7), (7, None), (0, -1)])
+def test_read_refuses_ranges_outside(start: int, stop: int | None) -> None:
+    with pytest.raises(InputError, match="'fc.weight' in here, which has 6 elements"):
+        Counting().read("fc.weight", start, stop)
+
+
+def test_unknown_names_get_the_closest() -> None:
+    for access in (lambda name: Counting()[name], Counting().read, Counting().spec_of):
+        with pytest.raises(KeyError, match=r"'fc.wieght' in here, .*did you mean 'fc\.weight'"):
+            access("fc.wieght")
+    assert Counting().get("nothing") is None
+
+
+def test_read_only() -> None:
+    with pytest.raises(TypeError):
+        Counting()["fc.weight"] = torch.zeros(2, 3)  # type: ignore[index]
