@@ -25,11 +25,15 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         OutputExistsError: `path` exists and `overwrite` is false.
     """
     if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist, so {path.name} cannot be written there")
+        raise InputError(
+            f"the folder {path.parent} does not exist, so {path.name} cannot be written there"
+        )
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
-        raise OutputExistsError(f"{path} exists; nothing was written. Choose another name or overwrite it")
+        raise OutputExistsError(
+            f"{path} exists; nothing was written. Choose another name or overwrite it"
+        )
 
 
 @contextmanager

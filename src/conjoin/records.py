@@ -58,7 +58,9 @@ class Record:
             raise InputError(f"count of {self.model} on {self.task} is negative: {self.count}")
 
 
-def write_json(path: Path, records: Iterable[Record], *, run: Mapping[str, Any] | None = None) -> None:
+def write_json(
+    path: Path, records: Iterable[Record], *, run: Mapping[str, Any] | None = None
+) -> None:
     """Write records, and how the whole run was made, as one JSON file.
 
     Numbers that JSON lacks are written as the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``.

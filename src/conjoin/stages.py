@@ -69,7 +69,9 @@ class Stage:
         try:
             text = json.dumps(self.description, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise StageError(f"the settings of stage {self.name} are not plain JSON: {error}") from error
+            raise StageError(
+                f"the settings of stage {self.name} are not plain JSON: {error}"
+            ) from error
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -106,8 +108,14 @@ class StageCache:
                 _remove(leftover)
         make(out, work)
         shutil.rmtree(work)
-        files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-        manifest = {**stage.description, "key": stage.key, "files": {f: _digest(out / f) for f in files}}
+        files = sorted(
+            path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()
+        )
+        manifest = {
+            **stage.description,
+            "key": stage.key,
+            "files": {f: _digest(out / f) for f in files},
+        }
         write_bytes(out / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
         out.rename(final)
         sync_folder(self.folder)

@@ -1,5 +1,5 @@
 import sys
 from pathlib import Path
 
-# With --import-mode=importlib a test folder is not importable, and `strategies` lies in it.
+# With --import-mode=importlib a test folder is not importable; `checkpoint_strategies` lies here.
 sys.path.insert(0, str(Path(__file__).parent))

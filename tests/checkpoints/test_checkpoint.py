@@ -49,7 +49,7 @@ def test_read_counts_in_row_major_order(start: int, stop: int | None) -> None:
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 7), (7, None), (0, -1)])
 def test_read_refuses_ranges_outside(start: int, stop: int | None) -> None:
-    with pytest.raises(InputError, match="'fc.weight' in here, which has 6 elements"):
+    with pytest.raises(InputError, match=r"'fc\.weight' in here, which has 6 elements"):
         Counting().read("fc.weight", start, stop)
 
 

@@ -80,9 +80,10 @@ def test_order_names_and_memory_are_those_of_the_state_dict() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_tied_parameters(device: str) -> None:
-    model = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
+    with torch.device(device):
+        model = nn.ModuleDict({"embed": nn.Embedding(5, 3), "head": nn.Linear(3, 5, bias=False)})
     model["head"].weight = model["embed"].weight
-    specs = from_module(model.to(device)).specs
+    specs = from_module(model).specs
     assert specs["head.weight"].alias_of == "embed.weight"
     assert specs["embed.weight"].alias_of is None
 

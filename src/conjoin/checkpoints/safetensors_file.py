@@ -4,6 +4,7 @@ import io
 import json
 import mmap
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -29,9 +30,8 @@ class SafetensorsFile(Checkpoint):
 
     `checkpoint[name]` is a view of the file in memory (zero-copy, by private pages: changing the
     tensor would not change the file). `read` copies a range and touches those bytes only, which
-    keeps the memory of a process that streams through a large file small. Between accesses no
-    file is kept open until the first view is made; a file that is replaced or changed after it
-    was opened is refused.
+    keeps the memory of a process that streams through a large file small. The file is open only
+    while a view of it lives; when it is replaced or changed after it was opened, it is refused.
 
     Tied tensors, which the format cannot hold, are known by metadata {removed name: kept name},
     as `safetensors.torch.save_model` writes it, and appear with `alias_of`.
@@ -61,7 +61,7 @@ class SafetensorsFile(Checkpoint):
         except OSError as error:
             raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
         self._entries = header.entries
-        self._map: mmap.mmap | None = None
+        self._map: weakref.ref[mmap.mmap] | None = None
         aliases = find_aliases(header.metadata, header.entries)
         self._metadata = MappingProxyType(
             {
@@ -138,13 +138,17 @@ class SafetensorsFile(Checkpoint):
         return file
 
     def _mapped(self) -> mmap.mmap | None:
-        if self._map is None:
+        # The tensors own the map, and this object only finds it again: a program that goes through
+        # a large file one tensor at a time gives the pages back, and keeps no file open.
+        mapped = None if self._map is None else self._map()
+        if mapped is None:
             with self._opened() as file:
                 try:
-                    self._map = _map_privately(file.fileno())
+                    mapped = _map_privately(file.fileno())
                 except OSError:
                     return None  # no address space, or no mapping on this file system: read instead
-        return self._map
+            self._map = weakref.ref(mapped)
+        return mapped
 
 
 def _identify(descriptor: int) -> tuple[int, ...]:

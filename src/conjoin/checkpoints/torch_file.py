@@ -70,8 +70,12 @@ def _load(path: Path) -> object:
             + (": it is a pickle of another program; " + _RESAVE if head[:1] == b"\x80" else "")
         )
     try:
-        # Only the zip format can be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        # Only the zip format can be mapped, and only by its path; but newer torch believes a path
+        # with this suffix, whatever the file holds.
+        if is_zip and path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way that the unpickler can
         # torch names the class that it refuses in one of two phrases, both with this word.
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))

@@ -40,7 +40,9 @@ class MultiHead(nn.Module):
     def head(self, task: str) -> nn.Module:
         """Give the head of `task`."""
         if task not in self.heads:
-            raise InputError(f"no head for task {task!r}; there are heads for {', '.join(self.heads)}")
+            raise InputError(
+                f"no head for task {task!r}; there are heads for {', '.join(self.heads)}"
+            )
         return self.heads[task]
 
     def for_task(self, task: str) -> nn.Module:

@@ -32,7 +32,9 @@ class DigitNet(nn.Module):
     def __init__(self, width: float = 1.0, classes: int = 10, dropout: float = 0.25) -> None:
         super().__init__()
         if width * BLOCKS[0][0] < 1:
-            raise InputError(f"width {width} leaves no channel in the first block; use 1/64 or more")
+            raise InputError(
+                f"width {width} leaves no channel in the first block; use 1/64 or more"
+            )
         channels = 1
         for number, (full, depth) in enumerate(BLOCKS, start=1):
             out = round(full * width)
@@ -73,6 +75,10 @@ def new_network(seed: int, *, width: float, classes: int = 10) -> DigitNet:
 def _block(channels: int, out: int, depth: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for _ in range(depth):
-        layers += [nn.Conv2d(channels, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(channels, out, 3, padding=1),
+            nn.BatchNorm2d(out),
+            nn.ReLU(inplace=True),
+        ]
         channels = out
     return nn.Sequential(*layers, nn.MaxPool2d(2))

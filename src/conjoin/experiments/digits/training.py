@@ -122,7 +122,9 @@ def train(
                 _step(network, batch, optimizer, schedule, device)
                 scheduler.step()
                 if on_batch is not None:
-                    on_batch((epoch * steps + step + 1) * per_step, schedule.epochs * steps * per_step)
+                    on_batch(
+                        (epoch * steps + step + 1) * per_step, schedule.epochs * steps * per_step
+                    )
         state.save(epoch + 1)
     return network.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
@@ -180,7 +182,9 @@ class _Progress:
 
     def save(self, epoch: int) -> None:
         partial = self.path.with_suffix(".partial")
-        torch.save({"epoch": epoch, **{k: v.state_dict() for k, v in self._parts().items()}}, partial)
+        torch.save(
+            {"epoch": epoch, **{k: v.state_dict() for k, v in self._parts().items()}}, partial
+        )
         partial.replace(self.path)
 
     def restore(self) -> int:

@@ -194,7 +194,9 @@ class Trunk(nn.Module):
 
 def _two_headed(network: DigitNet, start: int) -> TwoHeaded:
     width = network.classifier[0].out_features / 4096
-    other = new_network(_seed(start, "head", "1"), width=width, classes=network.classifier[-1].out_features)
+    other = new_network(
+        _seed(start, "head", "1"), width=width, classes=network.classifier[-1].out_features
+    )
     return TwoHeaded(Trunk(network), {"task_0": network.classifier, "task_1": other.classifier})
 
 

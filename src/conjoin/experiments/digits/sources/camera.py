@@ -93,7 +93,7 @@ def _interpolation(knots: int) -> Floats:
     at = (np.arange(SIZE) + 0.5) * knots / SIZE - 0.5
     near = np.clip(at[:, None] - np.arange(knots), -1, 1)
     weights = 1 - np.abs(near)
-    return weights / weights.sum(1, keepdims=True)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def _lens(sigma: float, shake: int, grid: int) -> Floats:

@@ -15,7 +15,7 @@ from conjoin.experiments.digits.sources.source import SIZE, Images, Progress, Sp
 
 __all__ = ["HandwrittenDigits"]
 
-_PARTS = {"validation": 200, "test": 400}  # the rest, 1,197, is for training
+_PARTS: dict[Split, int] = {"train": 1_197, "validation": 200, "test": 400}
 _TOTAL = 1_797
 
 
@@ -39,7 +39,7 @@ class HandwrittenDigits:
     def available(self, split: Split) -> int | None:
         """Return 1197, 200 or 400."""
         check_split(split)
-        return _PARTS.get(split, _TOTAL - sum(_PARTS.values()))
+        return _PARTS[split]
 
     def load(
         self,
@@ -50,9 +50,8 @@ class HandwrittenDigits:
         progress: Progress | None = None,
     ) -> Images:
         """Return ``count`` images of a part; see ``Source.load``."""
-        total = self.available(split)
-        assert total is not None
-        chosen = choose(total, split, count, seed, self.name)
+        check_split(split)
+        chosen = choose(_PARTS[split], split, count, seed, self.name)
         small, labels = _read()
         part = _parts(labels)[split][chosen]
         if progress is not None:
@@ -96,4 +95,4 @@ def _enlarge(small: NDArray[np.float64]) -> NDArray[np.uint8]:
     at = np.clip((np.arange(SIZE) + 0.5) * knots / SIZE - 0.5, 0, knots - 1)
     weights = np.maximum(0, 1 - np.abs(at[:, None] - np.arange(knots)))
     large = weights @ (small * (255 / 16)) @ weights.T
-    return np.clip(np.rint(large), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(large), 0, 255), dtype=np.uint8)

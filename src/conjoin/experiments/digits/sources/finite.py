@@ -52,6 +52,6 @@ def digest(content: bytes) -> str:
     """Return size and SHA-256 of a file's content, which together stand for it.
 
     >>> digest(b"digits")
-    '6 aa81e67e6b4e2e2a'
+    '6 cc6b6bad31a0ff4d6dfd4953a6346a1c'
     """
     return f"{len(content)} {hashlib.sha256(content).hexdigest()[:32]}"

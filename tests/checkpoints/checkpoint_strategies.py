@@ -3,10 +3,14 @@
 import math
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from conjoin.checkpoints.safetensors_header import DTYPES
+
+# A disk that is busy with something else may take its time to flush.
+on_disk = settings(deadline=None, max_examples=50)
 
 ODD_NAMES = (
     "",

@@ -1,0 +1,65 @@
+"""Combine the weights of trained neural networks, and see whether the combination works.
+
+    import conjoin
+
+    merged = conjoin.merge([a, b])                              # one network, same class
+    merged = conjoin.reestimate_batchnorm(merged, [loader_a, loader_b])
+    conjoin.evaluate({"a": a, "b": b, "merged": merged}, {"mnist": test_a, "svhn": test_b})
+
+Names are imported when they are used, so that ``import conjoin`` does not wait for torch. No module is
+called as a public function is: importing it would put the module in the function's place.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conjoin.checkpoints import Checkpoint, Kind, Spec, open_checkpoint, save
+    from conjoin.errors import ConjoinError
+    from conjoin.evaluation import evaluate
+    from conjoin.merging import merge
+    from conjoin.records import Record
+    from conjoin.repair import needs_reestimation, reestimate_batchnorm
+
+__all__ = [
+    "Checkpoint",
+    "ConjoinError",
+    "Kind",
+    "Record",
+    "Spec",
+    "__version__",
+    "evaluate",
+    "merge",
+    "needs_reestimation",
+    "open_checkpoint",
+    "reestimate_batchnorm",
+    "save",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Checkpoint": "conjoin.checkpoints",
+    "ConjoinError": "conjoin.errors",
+    "Kind": "conjoin.checkpoints",
+    "Record": "conjoin.records",
+    "Spec": "conjoin.checkpoints",
+    "evaluate": "conjoin.evaluation",
+    "merge": "conjoin.merging",
+    "needs_reestimation": "conjoin.repair",
+    "open_checkpoint": "conjoin.checkpoints",
+    "reestimate_batchnorm": "conjoin.repair",
+    "save": "conjoin.checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'conjoin' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

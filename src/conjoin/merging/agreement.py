@@ -1,0 +1,138 @@
+"""Whether several checkpoints can be merged: the same names, shapes, dtypes and ties."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from conjoin.checkpoints import Checkpoint, Kind, Spec, describe_name_difference, match_names
+from conjoin.errors import InputError, MismatchError
+
+__all__ = ["agree", "kept_names", "label"]
+
+# An error shows the first few tensors that do not fit.
+SHOWN = 5
+
+
+def label(number: int, checkpoint: Checkpoint) -> str:
+    """Say which of the models is meant, in an error."""
+    return f"model {number} ({checkpoint.source})"
+
+
+def kept_names(sources: Sequence[Checkpoint], keep: Mapping[str, int]) -> dict[str, int]:
+    """Resolve ``{pattern: number of the model}`` to ``{name: number}``; the first pattern wins.
+
+    Raises:
+        InputError: no such model, a pattern that matches no name of it, or a tied tensor that is
+            kept without its partner.
+    """
+    kept: dict[str, int] = {}
+    for pattern, number in keep.items():
+        if not isinstance(number, int) or not 0 <= number < len(sources):
+            raise InputError(
+                f"keep={{{pattern!r}: {number!r}}} names no model; they are 0 to {len(sources) - 1}"
+            )
+        for name in match_names(pattern, sources[number].specs):
+            kept.setdefault(name, number)
+    for name, number in kept.items():
+        partner = sources[number].specs[name].alias_of
+        if partner is not None and kept.get(partner) != number:
+            raise InputError(f"{name!r} is tied to {partner!r}; keep both of one model, or neither")
+    return kept
+
+
+def agree(
+    sources: Sequence[Checkpoint], kept: Mapping[str, int], dtype: torch.dtype | None
+) -> dict[str, Spec]:
+    """Give the specs of a merge of `sources`, or say what does not fit.
+
+    Names, order, kinds and ties are those of the first; a kept tensor is as in the model that it
+    is kept from. A tied tensor may lack its second name in some models (safetensors files leave
+    it out).
+
+    Raises:
+        MismatchError: other names, shapes or dtypes, or tensors tied in the first model only.
+    """
+    first = sources[0]
+    for number, other in enumerate(sources[1:], start=1):
+        _same_names(first, other, number, kept)
+        _same_shapes(first, other, number, kept, dtype)
+        _same_ties(first, other, number, kept)
+    specs = {}
+    for name in dict.fromkeys([*first.specs, *kept]):
+        spec = sources[kept.get(name, 0)].specs[name]
+        floating = spec.kind in (Kind.WEIGHT, Kind.STATISTIC)
+        specs[name] = replace(spec, dtype=dtype) if dtype is not None and floating else spec
+    return specs
+
+
+def _same_names(first: Checkpoint, other: Checkpoint, number: int, kept: Mapping[str, int]) -> None:
+    left, right = _needed(first, other, kept), _needed(other, first, kept)
+    difference = describe_name_difference(
+        left, right, first_label=label(0, first), second_label=label(number, other)
+    )
+    if difference:
+        raise MismatchError(
+            "the models have different tensors, so they cannot be merged name by name:\n"
+            f"{difference}\nIf some belong to one model only, keep them: keep={{pattern: number}}"
+        )
+
+
+def _needed(one: Checkpoint, other: Checkpoint, kept: Mapping[str, int]) -> list[str]:
+    """Names of `one`, without what is kept and second names that `other` leaves out."""
+    return [
+        name
+        for name, spec in one.specs.items()
+        if name not in kept and (name in other.specs or spec.alias_of not in other.specs)
+    ]
+
+
+def _same_shapes(
+    first: Checkpoint,
+    other: Checkpoint,
+    number: int,
+    kept: Mapping[str, int],
+    dtype: torch.dtype | None,
+) -> None:
+    shared = [name for name in first.specs if name in other.specs and name not in kept]
+    pairs = [(name, first.specs[name], other.specs[name]) for name in shared]
+    wrong = [
+        f"{name!r}: {list(a.shape)} and {list(b.shape)}"
+        for name, a, b in pairs
+        if a.shape != b.shape
+    ]
+    if wrong:
+        raise MismatchError(
+            f"{len(wrong)} tensors of {label(0, first)} and {label(number, other)} have different "
+            f"shapes: {_shown(wrong)}. Merge models of one structure, or keep={{pattern: number}}"
+        )
+    if dtype is not None:
+        return
+    wrong = [
+        f"{name!r}: {a.dtype} and {b.dtype}"
+        for name, a, b in pairs
+        if a.dtype != b.dtype and a.kind in (Kind.WEIGHT, Kind.STATISTIC)
+    ]
+    if wrong:
+        raise MismatchError(
+            f"{len(wrong)} tensors of {label(0, first)} and {label(number, other)} have different "
+            f"dtypes: {_shown(wrong)}. Choose the result's: dtype=torch.float32, say (for modules, "
+            "convert one of them first)"
+        )
+
+
+def _same_ties(first: Checkpoint, other: Checkpoint, number: int, kept: Mapping[str, int]) -> None:
+    for name, spec in first.specs.items():
+        partner = spec.alias_of
+        if partner is None or name in kept or name not in other.specs:
+            continue
+        tied = (other.specs[name].alias_of or name) == (other.specs[partner].alias_of or partner)
+        if not tied and not torch.equal(other[name], other[partner]):
+            raise MismatchError(
+                f"{name!r} and {partner!r} are one tensor in {label(0, first)}, but differ in "
+                f"{label(number, other)}; untie the first, or tie the second"
+            )
+
+
+def _shown(items: Sequence[str]) -> str:
+    return ", ".join(items[:SHOWN]) + (", ..." if len(items) > SHOWN else "")

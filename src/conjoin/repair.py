@@ -1,0 +1,134 @@
+"""Putting back the activation statistics that merging has made wrong."""
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from conjoin.errors import DataError, InputError
+from conjoin.evaluation import Data, batches
+from conjoin.merging import POOLED
+
+__all__ = ["needs_reestimation", "reestimate_batchnorm"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def needs_reestimation(module: nn.Module) -> list[str]:
+    """Name the normalization layers whose statistics a merge has pooled and nobody re-estimated.
+
+    >>> from conjoin.merging import merge
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    >>> needs_reestimation(merge([net, net]))
+    ['1']
+    """
+    return [name for name, part in module.named_modules() if getattr(part, POOLED, False)]
+
+
+def reestimate_batchnorm(module: M, data: Data | Sequence[Data], *, batch_size: int = 250) -> M:
+    """Give a copy of `module` whose BatchNorm statistics are those of `data`.
+
+    Running means and variances become averages over all batches, weighted by batch size (B_t of
+    batch t), as if momentum were ``B_t / (B_1 + ... + B_t)``. Several loaders are one mixture:
+    each step concatenates one batch of each, so that the statistics belong to one network that
+    does not know the task; a shorter loader just ends. Labels are not used. Dropout is off, and
+    nothing but the running statistics and their counters changes.
+
+    Args:
+        module: not changed.
+        data: a loader of inputs, or of ``(inputs, ...)``; a pair of tensors ``(inputs, labels)``;
+            or a list of those.
+        batch_size: of each part, used for tensors.
+
+    Raises:
+        InputError: the module has no BatchNorm with running statistics.
+        DataError: no batch, a batch that holds no tensor, or batches of one example for a layer
+            that needs more.
+
+    Source: stochastic weight averaging (Izmailov et al., 2018, arXiv:1803.05407) re-estimates so;
+    for merged networks, REPAIR (Jordan et al., ICLR 2023, arXiv:2211.08403).
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(1))
+    >>> x = torch.tensor([[0.0], [2.0], [4.0]])
+    >>> fresh = reestimate_batchnorm(net, (x, torch.zeros(3)))
+    >>> fresh[0].running_mean, fresh[0].running_var
+    (tensor([2.]), tensor([4.]))
+    """
+    result = copy.deepcopy(module)
+    layers = [part for part in result.modules() if isinstance(part, _BatchNorm)]
+    layers = [layer for layer in layers if layer.running_mean is not None]
+    if not layers:
+        raise InputError(
+            f"{type(module).__name__} has no BatchNorm with running statistics, so there is nothing "
+            "to re-estimate"
+        )
+    modes = [(part, part.training) for part in result.modules()]
+    momenta = [layer.momentum for layer in layers]
+    result.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train()
+    seen = 0
+    with torch.no_grad():
+        for inputs in _mixed(_parts(data), batch_size):
+            seen += len(inputs)
+            for layer in layers:
+                layer.momentum = len(inputs) / seen
+            try:
+                result(_on_device(inputs, result))
+            except ValueError as error:
+                if "more than 1 value per channel" in str(error):
+                    raise DataError("statistics need batches of two examples or more") from error
+                raise
+    if seen == 0:
+        raise DataError("the data gave no batch; a loader can be used up: pass a list")
+    for part, training in modes:
+        part.training = training
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        if hasattr(layer, POOLED):
+            delattr(layer, POOLED)
+    return result
+
+
+def _parts(data: Data | Sequence[Data]) -> list[Data]:
+    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)
+    if isinstance(data, list | tuple) and not pair and data and not _is_batch(data[0]):
+        return list(data)
+    return [data]
+
+
+def _is_batch(item: Any) -> bool:
+    """Whether an element of a list is a batch (so that the list is a loader), not a loader."""
+    if isinstance(item, Tensor):
+        return True
+    return isinstance(item, list) and bool(item) and isinstance(item[0], Tensor)
+
+
+def _mixed(parts: Sequence[Data], batch_size: int) -> Iterable[Tensor]:
+    iterators = [iter(batches(part, batch_size)) for part in parts]
+    while iterators:
+        inputs, going = [], []
+        for iterator in iterators:
+            batch = next(iterator, None)
+            if batch is not None:
+                inputs.append(_inputs(batch))
+                going.append(iterator)
+        if inputs:
+            yield inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+        iterators = going
+
+
+def _inputs(batch: Any) -> Tensor:
+    found = batch[0] if isinstance(batch, Sequence) and batch else batch
+    if not isinstance(found, Tensor):
+        raise DataError(f"expected batches of inputs or (inputs, ...), got {type(found).__name__}")
+    return found
+
+
+def _on_device(inputs: Tensor, module: nn.Module) -> Tensor:
+    first = next(module.parameters(), None)
+    return inputs if first is None else inputs.to(first.device)
