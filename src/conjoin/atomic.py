@@ -2,7 +2,7 @@
 
 A result is written beside its final place under a hidden name, flushed to the disk, and renamed.
 A reader therefore sees the old file, or the new one, never a part of it; after a kill, at most a
-hidden ``.NAME.*.partial`` is left over.
+hidden `.conjoin-*.tmp` is left over.
 """
 
 import os
@@ -14,68 +14,83 @@ from typing import BinaryIO
 
 from conjoin.errors import InputError, OutputExistsError
 
-__all__ = ["check_writable", "sync_folder", "write_bytes", "writing"]
+__all__ = ["atomic_file", "check_target", "sync_folder", "write_bytes"]
 
 
-def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Raise before any work is done if `path` cannot become a result.
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Raise if a file cannot be put at `path`, before any work is done for it.
 
     Raises:
-        InputError: the folder of `path` does not exist, or `path` is a folder.
-        OutputExistsError: `path` exists and `overwrite` is false.
+        InputError: the parent folder is missing, or `path` is a folder.
+        OutputExistsError: something is there, and it is not to be overwritten.
     """
     if not path.parent.is_dir():
-        raise InputError(
-            f"the folder {path.parent} does not exist, so {path.name} cannot be written there"
-        )
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}; create it first")
     if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file")
-    if path.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{path} exists; nothing was written. Choose another name or overwrite it"
-        )
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    if not overwrite and os.path.lexists(path):  # a dangling link counts: it would be replaced
+        raise _exists(path)
 
 
 @contextmanager
-def writing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """Open a hidden partial file that becomes `path` when the block ends without an exception.
+def atomic_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` that takes its place at the end of the block.
 
-    On an exception, Ctrl-C included, the partial file is removed and `path` is as it was.
+    On any exception, KeyboardInterrupt too, the temporary is removed and `path` is as before.
+    Data are on the disk before the name is. Of two writers that do not overwrite, one wins and
+    the other raises.
+
+    Raises:
+        InputError, OutputExistsError: as `check_target`; the latter also at the end.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     target = Path(folder) / "result.txt"
-    ...     with writing(target, overwrite=False) as file:
-    ...         _ = file.write(b"whole")
-    ...     target.read_bytes()
-    b'whole'
+    ...     with atomic_file(Path(folder, "a.bin"), overwrite=False) as file:
+    ...         _ = file.write(b"abc")
+    ...     Path(folder, "a.bin").read_bytes()
+    b'abc'
     """
-    check_writable(path, overwrite=overwrite)
-    partial = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial"
+    check_target(path, overwrite=overwrite)
+    # The same folder: a rename is atomic only within one file system.
+    temporary = path.parent / f".conjoin-{os.getpid()}-{secrets.token_hex(8)}.tmp"
     try:
-        with partial.open("xb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         if overwrite:
-            partial.replace(path)
+            temporary.replace(path)
         else:
-            _rename_without_replacing(partial, path)
-        sync_folder(path.parent)
+            _claim(temporary, path)
     finally:
-        partial.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
-def write_bytes(path: Path, content: bytes, *, overwrite: bool = True) -> None:
-    """Write a small file whole."""
-    with writing(path, overwrite=overwrite) as file:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a small file whole, in the place of one that may be there."""
+    with atomic_file(path, overwrite=True) as file:
         file.write(content)
 
 
+def _claim(temporary: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(temporary)  # fails if the name is taken, unlike a rename
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError:
+        # A file system without hard links: take the name first, then put the data there.
+        try:
+            path.open("xb").close()
+        except FileExistsError:
+            raise _exists(path) from None
+        temporary.replace(path)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable, where the system can (not on Windows)."""
-    if os.name == "nt":
-        return
+    """Make a rename in `folder` durable, where the system can."""
+    if os.name != "posix":
+        return  # folders cannot be opened there
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -83,15 +98,5 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _rename_without_replacing(partial: Path, path: Path) -> None:
-    # A hard link fails if the name exists, so of two writers that race, one gets the error.
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        raise OutputExistsError(
-            f"{path} was written by somebody else meanwhile; it was left as it is"
-        ) from None
-    except OSError:  # a file system without hard links
-        if path.exists():
-            raise OutputExistsError(f"{path} exists; nothing was written") from None
-        partial.replace(path)
+def _exists(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{path} exists; choose another name, or pass overwrite=True")

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor, nn
 
-from conjoin.checkpoints.atomic_file import atomic_file, check_target
+from conjoin.atomic import atomic_file, check_target
 from conjoin.checkpoints.checkpoint import Checkpoint
 from conjoin.checkpoints.open import as_checkpoint
 from conjoin.checkpoints.safetensors_file import ORDER_KEY, find_aliases

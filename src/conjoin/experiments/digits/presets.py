@@ -44,7 +44,7 @@ PRESETS: Mapping[str, Preset] = {
         test=2_000,
         reestimate=1_000,
         width=1 / 8,
-        schedule=Schedule(epochs=6),
+        schedule=Schedule(epochs=5, batch_size=64, learning_rate=0.02),
     ),
     "standard": Preset(
         about="real MNIST and rendered street numbers, 24,000 images a task, width 1/4: "

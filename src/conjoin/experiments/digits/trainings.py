@@ -5,7 +5,7 @@ Every combination is made from these; each is trained once per seed.
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -70,9 +70,10 @@ class Laboratory:
     Args:
         tasks: the two tasks.
         width: of the network.
-        schedule: of every training.
+        schedule: of every training; epochs are those of the longest task.
         device: where to train.
         seed: of the run.
+        reestimate: unlabelled training images of each task for re-estimated statistics.
         cache: finished stages.
         progress: shows long jobs.
     """
@@ -82,12 +83,13 @@ class Laboratory:
     schedule: Schedule
     device: torch.device
     seed: int
+    reestimate: int
     cache: StageCache
     progress: Progress
 
     def images(self, task: int, split: Split) -> Images:
         """Give one part of a task's images."""
-        source, stage = self.tasks[task].source, self._images_stage(task, split)
+        source, stage = self.tasks[task].source, self.images_stage(task, split)
 
         def make(out: Path, work: Path) -> None:  # noqa: ARG001 - quick to make again
             title = f"{source.name}: {split} images"
@@ -105,7 +107,7 @@ class Laboratory:
 
     def network(self, name: str) -> nn.Module:
         """Give a trained network of `TRAININGS`, in eval mode on the CPU."""
-        network = self._untrained(name)
+        network = self.untrained(name)
         stored = open_checkpoint(self.network_file(name))
         network.load_state_dict(dict(stored))
         return network.eval()
@@ -113,8 +115,26 @@ class Laboratory:
     def network_file(self, name: str) -> Path:
         """Give the file with the weights of a trained network; train it if need be."""
         training = TRAININGS[name]
+
+        def make(out: Path, work: Path) -> None:
+            trained = train(
+                self.untrained(name),
+                {f"task_{task}": self.images(task, "train") for task in training.tasks},
+                self._schedule(training),
+                seed=_seed(self.seed, "order", name),
+                device=self.device,
+                work=work,
+                on_batch=self.progress(f"training: {self.title(name)}"),
+            )
+            save(trained, out / "network.safetensors")
+
+        return self.cache.get(self.network_stage(name), make) / "network.safetensors"
+
+    def network_stage(self, name: str) -> Stage:
+        """Say what decides the weights of a trained network."""
+        training = TRAININGS[name]
         parts: dict[str, Stage] = {
-            str(task): self._images_stage(task, "train") for task in training.tasks
+            str(task): self.images_stage(task, "train") for task in training.tasks
         }
         settings = {
             "network": name,
@@ -123,26 +143,12 @@ class Laboratory:
             "width": self.width,
             "classes": self.classes,
             "seed": self.seed,
-            "schedule": asdict(self.schedule),
+            "schedule": asdict(self._schedule(training)),
             "torch": torch.__version__,
             "device": self.device.type,
             "machine": platform.machine(),
         }
-        stage = Stage("network", TRAINING_VERSION, settings, parts)
-
-        def make(out: Path, work: Path) -> None:
-            trained = train(
-                self._untrained(name),
-                {f"task_{task}": self.images(task, "train") for task in training.tasks},
-                self.schedule,
-                seed=_seed(self.seed, "order", name),
-                device=self.device,
-                work=work,
-                on_batch=self.progress(f"training: {self.title(name)}"),
-            )
-            save(trained, out / "network.safetensors")
-
-        return self.cache.get(stage, make) / "network.safetensors"
+        return Stage("network", TRAINING_VERSION, settings, parts)
 
     def title(self, name: str) -> str:
         """Say what a network of `TRAININGS` is, with the names of the tasks."""
@@ -159,16 +165,24 @@ class Laboratory:
         """How many classes the tasks have."""
         return max(self.images(task, "train").classes for task in range(2))
 
-    def _untrained(self, name: str) -> nn.Module:
+    def untrained(self, name: str) -> nn.Module:
+        """Give a network of `TRAININGS` as it is before training."""
         training = TRAININGS[name]
         start = _seed(self.seed, "start", str(training.start))
         network = new_network(start, width=self.width, classes=self.classes)
         return _two_headed(network, start) if training.heads else network
 
+    def _schedule(self, training: Training) -> Schedule:
+        """Give every network as many steps as the longest task asks for."""
+        sizes = [self._count(task, "train") or len(self.images(task, "train")) for task in (0, 1)]
+        own = max(sizes[task] for task in training.tasks)
+        return replace(self.schedule, epochs=round(self.schedule.epochs * max(sizes) / own))
+
     def _count(self, task: int, split: Split) -> int | None:
         return self.tasks[task].counts[split]
 
-    def _images_stage(self, task: int, split: Split) -> Stage:
+    def images_stage(self, task: int, split: Split) -> Stage:
+        """Say what decides one part of a task's images."""
         settings = {
             "source": self.tasks[task].source.identity(),
             "split": split,

@@ -42,7 +42,7 @@ _MNIST = (
     _File(
         "t10k-images-idx3-ubyte.gz",
         "9fb629c4189551a2d022fa330f9573f3",
-        "2646ac647ad5339dbf082846283269ec",
+        "2646ac647ad5339dbf082846283269ea",
     ),
     _File(
         "t10k-labels-idx1-ubyte.gz",

@@ -35,7 +35,7 @@ class SourceKind(NamedTuple):
 
 SOURCES: tuple[SourceKind, ...] = (
     SourceKind("handwritten", "1,797 digits that come with scikit-learn", HandwrittenDigits, False),
-    SourceKind("rendered-street", "rendered street numbers", RenderedStreetNumbers, False),
+    SourceKind("street", "rendered street numbers", RenderedStreetNumbers, False),
     SourceKind("mnist", "MNIST's four files", Mnist),
     SourceKind("svhn", "SVHN's train_32x32.mat and test_32x32.mat", Svhn),
     SourceKind("folder", "your images, one sub-folder for each class", ImageFolder),
@@ -53,13 +53,13 @@ def open_source(spec: str) -> Source:
     Raises:
         DataError: If there is no such kind of source, or a folder is missing or too much.
 
-    >>> open_source("rendered-street").name
+    >>> open_source("street").name
     'rendered street numbers'
     >>> open_source("minst:data")
     Traceback (most recent call last):
     ...
     conjoin.errors.DataError: there is no data source 'minst'; did you mean mnist:FOLDER? \
-There are: handwritten, rendered-street, mnist:FOLDER, svhn:FOLDER, folder:FOLDER
+There are: handwritten, street, mnist:FOLDER, svhn:FOLDER, folder:FOLDER
     """
     word, colon, folder = spec.partition(":")
     kinds = {kind.word: kind for kind in SOURCES}

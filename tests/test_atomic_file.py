@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from conjoin.checkpoints.atomic_file import atomic_file
+from conjoin.atomic import atomic_file
 from conjoin.errors import InputError, OutputExistsError
 
 

@@ -1,0 +1,60 @@
+# Everything runs in .venv, which is made on first use by Python's own venv and pip.
+#
+#     make demo                       the digits experiment in small
+#     make test PYTEST="-k merge"     some of the tests
+#     PYTHON=python3.12 make check    with another Python
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# More arguments for pytest, for the demo, and for the benchmarks.
+PYTEST ?=
+DEMO ?=
+BENCH ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+# Two goals at once must not install into the same environment at once.
+.NOTPARALLEL:
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed-digits  ## train, combine and compare small digit networks into runs/demo
+	$(BIN)/conjoin digits --preset quick -o runs/demo $(DEMO)
+
+test: $(VENV)/.installed-dev  ## run all tests, and the examples of docstrings and docs
+	$(BIN)/pytest $(PYTEST)
+
+check: $(VENV)/.installed-dev  ## check format, style, types, layers of imports and exported names
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_exported_names.py
+
+bench: $(VENV)/.installed-digits  ## run the benchmarks (BENCH="--params 1e6" for a small setting)
+	$(BIN)/python benchmarks/merge_in_memory.py $(BENCH)
+
+clean:  ## remove .venv and all caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamps say what is installed, so that it is done once, and again when the versions change.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1)' || { \
+	  echo "conjoin needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "$(PYTHON) lacks its venv module (on Debian and Ubuntu: apt-get install python3-venv)." >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.installed-digits: EXTRA := digits
+$(VENV)/.installed-dev: EXTRA := dev
+$(VENV)/.installed-digits $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
+	@echo "Installing conjoin[$(EXTRA)] and what it needs into $(VENV) (once; about 1.4 GB on disk with torch for CPUs) ..."
+	@$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[$(EXTRA)]'
+	@touch $@

@@ -1,0 +1,82 @@
+"""The program `conjoin` and its commands."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Sequence
+from inspect import cleandoc
+from typing import Annotated
+
+import typer
+
+from conjoin import __version__
+from conjoin.cli.diff import diff
+from conjoin.cli.digits import digits
+from conjoin.cli.errors import ReportingGroup
+from conjoin.cli.inspect import inspect
+from conjoin.cli.merge import merge
+from conjoin.cli.methods import methods
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="conjoin",
+    cls=ReportingGroup,
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"conjoin {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def conjoin(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", envvar="CONJOIN_DEBUG", help="Show the traceback of an error."),
+    ] = False,
+) -> None:
+    """Combine the weights of trained PyTorch networks, and see whether the combination works.
+
+    Files are safetensors files and files of torch.save; opening one never runs code from it.
+    Files that are written appear whole or not at all, and none is replaced unless you say so.
+
+    [dim]conjoin merge a.safetensors b.safetensors -o merged.safetensors[/dim]
+    """
+
+
+def _reflowed(docstring: str | None) -> str:
+    """Put each paragraph on one line, for the terminal to break: not every typer does that."""
+    paragraphs = cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+for command in (merge, inspect, diff, methods, digits):
+    app.command(help=_reflowed(command.__doc__))(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; it ends with SystemExit, as programs do.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is shown escaped instead of ending the program.
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(ValueError):
+                stream.reconfigure(errors="backslashreplace")
+    app(args=None if arguments is None else list(arguments), prog_name="conjoin")

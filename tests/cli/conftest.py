@@ -1,0 +1,46 @@
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from conjoin.checkpoints import save
+from conjoin.cli import app
+
+
+@pytest.fixture(autouse=True)
+def plain_terminal(monkeypatch):
+    for name in ("FORCE_COLOR", "CONJOIN_DEBUG", "CONJOIN_MNIST", "CONJOIN_SVHN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+
+
+@pytest.fixture
+def run():
+    """Run the program in this process; the exit code has to be the expected one."""
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        expected_end = result.exception is None or isinstance(result.exception, SystemExit)
+        assert expected_end, result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two models with weights, statistics and a counter."""
+    torch.manual_seed(0)
+    paths = []
+    for name in ("a", "b"):
+        tensors = {
+            "conv.weight": torch.randn(4, 3),
+            "bn.weight": torch.randn(4),
+            "bn.running_mean": torch.randn(4),
+            "bn.running_var": torch.rand(4),
+            "bn.num_batches_tracked": torch.tensor(7),
+            "classifier.weight": torch.randn(2, 4),
+        }
+        paths.append(save(tensors, tmp_path / f"{name}.safetensors"))
+    return paths
