@@ -42,6 +42,7 @@ clean:  ## remove .venv and all caches; runs/ stays
 	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps say what is installed, so that it is done once, and again when the versions change.
+# (--use-pep517: some fonts have no wheels, and Debian's pip builds those in a deprecated way else.)
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(1)' || { \
 	  echo "conjoin needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." >&2; \
@@ -56,5 +57,5 @@ $(VENV)/.installed-digits: EXTRA := digits
 $(VENV)/.installed-dev: EXTRA := dev
 $(VENV)/.installed-digits $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "Installing conjoin[$(EXTRA)] and what it needs into $(VENV) (once; about 1.4 GB on disk with torch for CPUs) ..."
-	@$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[$(EXTRA)]'
+	@$(BIN)/pip install -q --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[$(EXTRA)]'
 	@touch $@

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conjoin.atomic import check_writable, sync_folder, write_bytes, writing
+from conjoin.atomic import atomic_file, check_target, sync_folder, write_bytes
 from conjoin.errors import InputError, OutputExistsError
 
 
@@ -16,7 +16,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path):
-    with writing(tmp_path / "a", overwrite=False) as file:
+    with atomic_file(tmp_path / "a", overwrite=False) as file:
         file.write(b"part")
         assert not (tmp_path / "a").exists()
     assert _content(tmp_path) == {"a": b"part"}
@@ -27,35 +27,40 @@ def test_the_file_appears_when_the_block_ends(tmp_path):
 def test_an_exception_leaves_the_folder_as_it_was(tmp_path, error, before):
     for name, content in before.items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(error), writing(tmp_path / "a", overwrite=True) as file:
-        file.write(b"part")
-        file.flush()
-        raise error
+
+    def write() -> None:
+        with atomic_file(tmp_path / "a", overwrite=True) as file:
+            file.write(b"part")
+            file.flush()
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert _content(tmp_path) == before
 
 
 def test_an_existing_target(tmp_path):
     (tmp_path / "a").write_bytes(b"old")
     with (
-        pytest.raises(OutputExistsError, match="a exists; nothing was written"),
-        writing(tmp_path / "a", overwrite=False),
+        pytest.raises(OutputExistsError, match="a exists; choose another name"),
+        atomic_file(tmp_path / "a", overwrite=False),
     ):
         pytest.fail("the block was entered")
     assert _content(tmp_path) == {"a": b"old"}
     write_bytes(tmp_path / "a", b"new")
     assert _content(tmp_path) == {"a": b"new"}
-    with pytest.raises(FileExistsError):
-        write_bytes(tmp_path / "a", b"newer", overwrite=False)
+    with pytest.raises(FileExistsError), atomic_file(tmp_path / "a", overwrite=False):
+        pytest.fail("the block was entered")
     assert _content(tmp_path) == {"a": b"new"}
 
 
 def test_places_that_cannot_be_written(tmp_path):
-    with pytest.raises(InputError, match=r"missing does not exist, so a cannot be written there"):
+    with pytest.raises(InputError, match="there is no folder .*missing; create it"):
         write_bytes(tmp_path / "missing" / "a", b"")
-    with pytest.raises(InputError, match="is a folder; name a file"):
+    with pytest.raises(InputError, match="it is a folder; name a file"):
         write_bytes(tmp_path, b"")
     with pytest.raises(InputError, match="is a folder"):
-        check_writable(tmp_path, overwrite=True)
+        check_target(tmp_path, overwrite=True)
     assert _content(tmp_path) == {}
 
 
@@ -63,12 +68,14 @@ def test_places_that_cannot_be_written(tmp_path):
 def test_a_target_that_appears_meanwhile_is_left_as_it_is(tmp_path, monkeypatch, links):
     if not links:
         monkeypatch.setattr(os, "link", _no_links)
-    with (
-        pytest.raises(OutputExistsError, match="a (was written|exists)"),
-        writing(tmp_path / "a", overwrite=False) as file,
-    ):
-        file.write(b"mine")
-        (tmp_path / "a").write_bytes(b"theirs")
+
+    def write() -> None:
+        with atomic_file(tmp_path / "a", overwrite=False) as file:
+            file.write(b"mine")
+            (tmp_path / "a").write_bytes(b"theirs")
+
+    with pytest.raises(OutputExistsError, match="a exists"):
+        write()
     assert _content(tmp_path) == {"a": b"theirs"}
 
 
@@ -78,7 +85,8 @@ def _no_links(*paths):
 
 def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", _no_links)
-    write_bytes(tmp_path / "a", b"whole", overwrite=False)
+    with atomic_file(tmp_path / "a", overwrite=False) as file:
+        file.write(b"whole")
     assert _content(tmp_path) == {"a": b"whole"}
 
 
@@ -90,7 +98,7 @@ def test_of_writers_that_race_the_result_is_one_s_whole_file(tmp_path, overwrite
 
     def write(letter: bytes) -> None:
         try:
-            with writing(target, overwrite=overwrite) as file:
+            with atomic_file(target, overwrite=overwrite) as file:
                 file.write(letter * 100_000)
                 barrier.wait(10)
             outcomes.append("written")

@@ -3,11 +3,11 @@
     import conjoin
 
     merged = conjoin.merge([a, b])                              # one network, same class
-    merged = conjoin.reestimate_batchnorm(merged, [loader_a, loader_b])
+    merged = conjoin.reestimate_batchnorm(merged, loader_a, loader_b)
     conjoin.evaluate({"a": a, "b": b, "merged": merged}, {"mnist": test_a, "svhn": test_b})
 
-Names are imported when they are used, so that ``import conjoin`` does not wait for torch. No module is
-called as a public function is: importing it would put the module in the function's place.
+Names are imported when they are used, so that ``import conjoin`` does not wait for torch. No
+module is called as a public function is: importing it would put the module in the function's place.
 """
 
 from importlib import import_module

@@ -7,9 +7,9 @@
     ├── NonFiniteError (ValueError)   NaN or infinity where finite numbers are needed
     ├── CheckpointError (ValueError)  a file or mapping that cannot be read as named tensors
     ├── OutputExistsError (FileExistsError)   a result would replace something; nothing was written
-    ├── DataError (ValueError)        a data set that is missing, malformed, or does not fit the model
-    ├── TrainingError (RuntimeError)  a network that did not learn, so that no table can be made of it
-    └── StageError (RuntimeError)     a cached stage that cannot be used, or is in use by another run
+    ├── DataError (ValueError)        a data set that is missing, malformed, or does not fit
+    ├── TrainingError (RuntimeError)  a network that did not learn
+    └── StageError (RuntimeError)     a cached stage that cannot be used, or is in use
 
 A message says what was expected, what was found (which tensor, in which file), and what to do.
 Each class also derives from the built-in exception that a reader would expect to catch.

@@ -145,7 +145,8 @@ def _pair(batch: Any, task: str) -> tuple[Tensor, Tensor]:
     ):
         return batch[0], batch[1]
     raise DataError(
-        f"the data of {task!r} must give pairs (inputs, labels) of tensors, not {type(batch).__name__}"
+        f"the data of {task!r} must give pairs (inputs, labels) of tensors, "
+        f"not {type(batch).__name__}"
     )
 
 
@@ -157,6 +158,6 @@ def _check_labels(labels: Tensor, outputs: Tensor, task: str) -> None:
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < outputs.shape[1]:
         raise DataError(
-            f"labels of {task!r} reach from {int(labels.min())} to {int(labels.max())}, but the model "
-            f"has {outputs.shape[1]} outputs, for labels 0 to {outputs.shape[1] - 1}"
+            f"labels of {task!r} reach from {int(labels.min())} to {int(labels.max())}, but the "
+            f"model has {outputs.shape[1]} outputs, for labels 0 to {outputs.shape[1] - 1}"
         )

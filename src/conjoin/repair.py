@@ -28,7 +28,7 @@ def needs_reestimation(module: nn.Module) -> list[str]:
     return [name for name, part in module.named_modules() if getattr(part, POOLED, False)]
 
 
-def reestimate_batchnorm(module: M, data: Data | Sequence[Data], *, batch_size: int = 250) -> M:
+def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     """Give a copy of `module` whose BatchNorm statistics are those of `data`.
 
     Running means and variances become averages over all batches, weighted by batch size (B_t of
@@ -39,8 +39,8 @@ def reestimate_batchnorm(module: M, data: Data | Sequence[Data], *, batch_size: 
 
     Args:
         module: not changed.
-        data: a loader of inputs, or of ``(inputs, ...)``; a pair of tensors ``(inputs, labels)``;
-            or a list of those.
+        data: one or several; each a loader of inputs or of ``(inputs, ...)``, or a pair of
+            tensors ``(inputs, labels)``.
         batch_size: of each part, used for tensors.
 
     Raises:
@@ -57,6 +57,8 @@ def reestimate_batchnorm(module: M, data: Data | Sequence[Data], *, batch_size: 
     >>> fresh[0].running_mean, fresh[0].running_var
     (tensor([2.]), tensor([4.]))
     """
+    if not data:
+        raise InputError("re-estimating statistics needs at least one loader")
     result = copy.deepcopy(module)
     layers = [part for part in result.modules() if isinstance(part, _BatchNorm)]
     layers = [layer for layer in layers if layer.running_mean is not None]
@@ -73,7 +75,7 @@ def reestimate_batchnorm(module: M, data: Data | Sequence[Data], *, batch_size: 
         layer.train()
     seen = 0
     with torch.no_grad():
-        for inputs in _mixed(_parts(data), batch_size):
+        for inputs in _mixed(data, batch_size):
             seen += len(inputs)
             for layer in layers:
                 layer.momentum = len(inputs) / seen
@@ -92,20 +94,6 @@ def reestimate_batchnorm(module: M, data: Data | Sequence[Data], *, batch_size: 
         if hasattr(layer, POOLED):
             delattr(layer, POOLED)
     return result
-
-
-def _parts(data: Data | Sequence[Data]) -> list[Data]:
-    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)
-    if isinstance(data, list | tuple) and not pair and data and not _is_batch(data[0]):
-        return list(data)
-    return [data]
-
-
-def _is_batch(item: Any) -> bool:
-    """Whether an element of a list is a batch (so that the list is a loader), not a loader."""
-    if isinstance(item, Tensor):
-        return True
-    return isinstance(item, list) and bool(item) and isinstance(item[0], Tensor)
 
 
 def _mixed(parts: Sequence[Data], batch_size: int) -> Iterable[Tensor]:

@@ -1,3 +1,5 @@
+from inspect import signature
+
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -14,15 +16,21 @@ def plain_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
 
 
+def new_runner():
+    # Before click 8.2, stderr was mixed into stdout unless one said no.
+    old = "mix_stderr" in signature(CliRunner).parameters
+    return CliRunner(mix_stderr=False) if old else CliRunner()
+
+
 @pytest.fixture
 def run():
     """Run the program in this process; the exit code has to be the expected one."""
 
     def run(*arguments, code=0):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        result = new_runner().invoke(app, [str(argument) for argument in arguments])
         expected_end = result.exception is None or isinstance(result.exception, SystemExit)
         assert expected_end, result.exception
-        assert result.exit_code == code, result.output
+        assert result.exit_code == code, (result.stdout, result.stderr)
         return result
 
     return run

@@ -56,8 +56,9 @@ def test_help_does_not_wait_for_torch(command):
     assert result.stderr.strip() == "[]"
 
 
-def test_no_arguments_show_help(run):
-    assert "Commands" in run(code=2).output
+def test_no_arguments_show_help():
+    result = python("-m", "conjoin")
+    assert "Commands" in result.stdout + result.stderr
 
 
 def test_typing_mistakes_are_usage_errors(run):

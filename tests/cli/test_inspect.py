@@ -40,9 +40,9 @@ def test_table(run, file):
     lines = run("inspect", file).stdout.splitlines()
     (row,) = [line for line in lines if line.startswith("head")]
     assert row.split() == ["head", "weight", "float32", "embed", "3", "1", "1"]
-    assert "statistic: 1 tensors, 4 elements, 16 B" in lines
+    assert "statistic: 1 tensor, 4 elements, 16 B" in lines
     assert "metadata note: x\\x1b[2J" in lines
-    assert lines[-1] == "2 tensors have NaN or infinity, first embed"
+    assert lines[-1] == "2 tensors with NaN or infinity, first embed"
 
 
 def test_finite_files_are_said_to_be(run, two):

@@ -6,9 +6,11 @@ import time
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
 import conjoin
 from conjoin.checkpoints import MemoryCheckpoint, open_checkpoint, save
+from conjoin.cli import app
 from conjoin.cli import progress as progress_module
 from conjoin.cli.progress import tracked
 
@@ -191,6 +193,35 @@ def test_failures_while_writing_leave_nothing(run, two, tmp_path, monkeypatch, e
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
+    ],
+)
+def test_failures_that_torch_hides(run, two, tmp_path, monkeypatch, error, code, words):
+    def fail(*arguments):
+        try:
+            raise error
+        finally:
+            raise RuntimeError("unexpected pos 704 vs 598")
+
+    monkeypatch.setattr(torch, "save", fail)
+    assert words in run("merge", *two, "-o", tmp_path / "out.pt", code=code).stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_a_mistake_in_the_program_is_not_hidden(two, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(torch, "save", fail)
+    arguments = ["merge", *map(str, two), "-o", str(tmp_path / "out.pt")]
+    with pytest.raises(RuntimeError, match="a bug"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(run, two, tmp_path, monkeypatch):

@@ -88,12 +88,12 @@ def test_the_citation_has_what_the_format_requires():
     ]
 
 
-def test_constraints_are_exact_and_fit_the_dependencies():
+def test_constraints_are_exact_and_name_dependencies():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
     extras = PROJECT["optional-dependencies"]
-    wanted = PROJECT["dependencies"] + extras["digits"]
+    wanted = PROJECT["dependencies"] + extras["digits"] + extras["dev"]
     names = {re.split(r"[^\w.-]", requirement)[0] for requirement in wanted}
     assert {pin.split("==")[0] for pin in pins} <= names
 

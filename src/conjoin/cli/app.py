@@ -36,8 +36,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
-def conjoin(
+def _conjoin(
     version: Annotated[
         bool,
         typer.Option(
@@ -64,6 +63,7 @@ def _reflowed(docstring: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
+app.callback(help=_reflowed(_conjoin.__doc__))(_conjoin)
 for command in (merge, inspect, diff, methods, digits):
     app.command(help=_reflowed(command.__doc__))(command)
 

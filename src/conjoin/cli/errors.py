@@ -43,16 +43,43 @@ class ReportingGroup(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()  # a broken pipe is noticed here, not when the interpreter ends
             return result
-        except BrokenPipeError:
-            close_stdout()
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt as error:
-            _report("Interrupted; nothing was written.", error, ctx)
-            raise typer.Exit(130) from None
-        except (ConjoinError, OSError, MemoryError) as error:
-            _report(f"Error: {explain(error)}", error, ctx)
-            code = 2 if isinstance(error, InputError) else 1
-            raise typer.Exit(ctx.meta.get(TROUBLE, code)) from None
+        except (KeyboardInterrupt, ConjoinError, OSError, MemoryError, RuntimeError) as error:
+            if isinstance(error, typer.Exit | typer.Abort):
+                raise  # these are RuntimeErrors
+            reason = _reason(error)
+            if reason is None:
+                raise  # a mistake of ours: its traceback is wanted
+            code = _report(reason, error, ctx)
+        raise typer.Exit(code)
+
+
+def _reason(error: BaseException) -> BaseException | None:
+    """Return the exception to explain, or None if it is none that was expected."""
+    if not isinstance(error, RuntimeError) or isinstance(error, ConjoinError):
+        return error
+    # torch.save hides a full disk, or an interruption, behind an error of its own.
+    before = error.__cause__ or error.__context__
+    while before is not None and not isinstance(before, OSError | KeyboardInterrupt | MemoryError):
+        before = before.__cause__ or before.__context__
+    return before
+
+
+def _report(reason: BaseException, error: BaseException, ctx: Any) -> int:
+    """Say what happened on stderr, and return the exit code."""
+    if isinstance(reason, BrokenPipeError):
+        close_stdout()
+        return 1
+    if isinstance(reason, KeyboardInterrupt):
+        message, code = "Interrupted; nothing was written.", 130
+    else:
+        message, code = f"Error: {explain(reason)}", 2 if isinstance(reason, InputError) else 1
+        code = ctx.meta.get(TROUBLE, code)
+    if ctx.params.get("debug"):
+        message = f"{''.join(traceback.format_exception(error)).rstrip()}\n{message}"
+    console = error_console()
+    for line in message.split("\n"):
+        console.print(printable(line), soft_wrap=True, style="red" if console.is_terminal else "")
+    return code
 
 
 def explain(error: BaseException) -> str:
@@ -76,13 +103,5 @@ def explain(error: BaseException) -> str:
 def _explain_os(error: OSError) -> str:
     where = "" if error.filename is None else f": {error.filename}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full, or your share of it{where}; nothing was written"
+        return f"the disk is full, or your share of it{where}; make room, then run this again"
     return f"{error.strerror or error}{where}"
-
-
-def _report(message: str, error: BaseException, ctx: Any) -> None:
-    if ctx.params.get("debug"):
-        message = f"{''.join(traceback.format_exception(error)).rstrip()}\n{message}"
-    console = error_console()
-    for line in message.split("\n"):
-        console.print(printable(line), soft_wrap=True, style="red" if console.is_terminal else "")

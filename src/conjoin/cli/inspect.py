@@ -8,6 +8,7 @@ import typer
 from rich.text import Text
 
 from conjoin.cli.output import (
+    count_noun,
     format_bytes,
     make_table,
     output_console,
@@ -131,8 +132,8 @@ def _print(report: dict[str, Any]) -> None:
     console.print(make_table(columns, rows, left=4))
     for kind, total in report["totals"].items():
         console.print(
-            f"{kind}: {total['tensors']} tensors, {total['elements']:,} elements, "
-            f"{format_bytes(total['bytes'])}"
+            f"{kind}: {count_noun(total['tensors'], 'tensor')}, "
+            f"{count_noun(total['elements'], 'element')}, {format_bytes(total['bytes'])}"
         )
     for key, value in report["metadata"].items():
         console.print(printable(f"metadata {key}: {value}"), soft_wrap=True)
@@ -146,7 +147,9 @@ def _print_verdict(names: Sequence[str]) -> None:
         console.print("All numbers are finite.")
         return
     line = Text.assemble(
-        (f"{len(names)} tensors have NaN or infinity", "bold red"), ", first ", printable(names[0])
+        (f"{count_noun(len(names), 'tensor')} with NaN or infinity", "bold red"),
+        ", first ",
+        printable(names[0]),
     )
     console.print(line, soft_wrap=True)
 

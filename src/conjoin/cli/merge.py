@@ -10,6 +10,7 @@ import typer
 
 from conjoin.cli.arguments import parse_keep, parse_kinds, parse_parameters, parse_weights
 from conjoin.cli.output import (
+    count_noun,
     error_console,
     format_bytes,
     output_console,
@@ -172,13 +173,14 @@ def _summarize(
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:
-    output_console().print(
-        printable(
-            f"{summary['out']}: {summary['tensors']} tensors, {format_bytes(summary['bytes'])}, "
-            f"{summary['method']} of {summary['models']} models, {summary['seconds']:.1f} s"
-        ),
-        soft_wrap=True,
+    facts = (
+        count_noun(summary["tensors"], "tensor"),
+        format_bytes(summary["bytes"]),
+        f"{summary['method']} of {count_noun(summary['models'], 'model')}",
+        f"{summary['seconds']:.1f} s",
     )
+    line = printable(f"{summary['out']}: {', '.join(facts)}")
+    output_console().print(line, soft_wrap=True)
     if summary["needs_reestimation"]:
         _note(
             "the BatchNorm statistics are pooled from the models and do not fit the merged "

@@ -15,6 +15,7 @@ from rich.text import Text
 
 __all__ = [
     "close_stdout",
+    "count_noun",
     "error_console",
     "format_bytes",
     "format_number",
@@ -95,6 +96,15 @@ def _without_nonfinite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_without_nonfinite(item) for item in value]
     return value
+
+
+def count_noun(count: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    >>> count_noun(1, "tensor"), count_noun(1234, "tensor")
+    ('1 tensor', '1,234 tensors')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def format_bytes(count: float) -> str:

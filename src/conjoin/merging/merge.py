@@ -40,8 +40,8 @@ def merge(
     allow_nonfinite: bool = ...,
     seed: int = ...,
 ) -> M: ...
-@overload
-def merge(
+@overload  # a Checkpoint is a Mapping too, but this comes first
+def merge(  # type: ignore[overload-overlap]
     models: Iterable[Checkpoint | Path],
     method: str | Method | Combine = ...,
     *,

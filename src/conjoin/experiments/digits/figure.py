@@ -1,5 +1,6 @@
 """The figure of the experiment, made from records alone."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def save_figures(records: Iterable[Record], tasks: Sequence[str], folder: Path) 
     cells = cells_of(records, tasks)
     # A fixed salt and no date: the same results give the same file.
     with matplotlib.rc_context({"svg.hashsalt": "conjoin", "font.size": 9}):
-        figure = Figure(figsize=(11, 7.5), layout="constrained")
+        figure = Figure(figsize=(13, 7), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
         _draw_rows(left, cells, tasks)
@@ -53,16 +54,16 @@ def _draw_rows(axes: Any, cells: dict[tuple[str, str], Cell], tasks: Sequence[st
     for row in WITHOUT_DEPTH:
         if row.section != section:
             section = row.section
-            place += 1.2
-            title = shown_name(SECTIONS[section].title, tasks)
-            axes.text(0, place - 0.25, title, fontweight="bold", va="center", fontsize=8)
             place += 0.6
+            labels.append(_short(SECTIONS[section].title, tasks).upper())
+            places.append(place)
+            place += 1
         for number, task in enumerate(tasks):
             cell = cells.get((row.key, task))
             if cell is not None:
                 _point(axes, cell.mean, place, COLOURS[number], "os"[number], xerr=cell.spread)
         told = any(cells[row.key, t].uses_task_label for t in tasks if (row.key, t) in cells)
-        labels.append(shown_name(row.name, tasks) + (" *" if told else ""))
+        labels.append(_short(row.name, tasks) + (" *" if told else ""))
         places.append(place)
         place += 1
     axes.set_yticks(places, labels)
@@ -73,6 +74,13 @@ def _draw_rows(axes: Any, cells: dict[tuple[str, str], Cell], tasks: Sequence[st
     axes.grid(axis="x", alpha=0.3)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _short(text: str, tasks: Sequence[str]) -> str:
+    """Name a row without the remarks in brackets; the table has them."""
+    return re.sub(
+        r" \([^)]*\)", "", shown_name(text, [re.sub(r" \([^)]*\)", "", t) for t in tasks])
+    )
 
 
 def _draw_depth(axes: Any, cells: dict[tuple[str, str], Cell], tasks: Sequence[str]) -> None:
@@ -89,16 +97,16 @@ def _draw_depth(axes: Any, cells: dict[tuple[str, str], Cell], tasks: Sequence[s
                 color=COLOURS[number],
                 linestyle=style,
                 marker="os"[number],
-                label=f"{task}, {start} initialization",
+                label=f"{_short(task, tasks)}, {start} initialization",
                 capsize=2,
             )
     names = ["none", "block 1", "... 2", "... 3", "... 4", "all"]
     axes.set_xticks(range(len(names)), names)
-    axes.set_xlabel("parts averaged, from the input on (statistics re-estimated; told the task)")
+    axes.set_xlabel("parts averaged, from the input on\n(statistics re-estimated; told the task)")
     axes.set_ylabel("accuracy on test images, %")
     axes.set_title("How deep can two networks be averaged?", loc="left")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower left", frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
 

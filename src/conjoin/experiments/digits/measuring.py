@@ -95,8 +95,8 @@ def _checked_specialist(lab: Laboratory, name: str, task: int) -> list[Record]:
     if accuracy < chance + MARGIN:
         raise TrainingError(
             f"the specialist {lab.title(name)!r} has {accuracy:.1f} % on its own validation data, "
-            f"where guessing has {chance:.1f} %: it did not learn, and a table made of it would say "
-            "nothing. Train longer (--epochs), on more images (--train), or wider (--width)"
+            f"where guessing has {chance:.1f} %: it did not learn, and a table made of it would "
+            "say nothing. Train longer (--epochs), on more images (--train), or wider (--width)"
         )
     return records
 

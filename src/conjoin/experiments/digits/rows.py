@@ -22,7 +22,7 @@ from conjoin.repair import reestimate_batchnorm
 
 __all__ = ["ROWS", "ROWS_VERSION", "SECTIONS", "Row", "Section"]
 
-ROWS_VERSION = 1
+ROWS_VERSION = 2
 """Raised whenever a change of this file changes the numbers of a row."""
 
 Pair = tuple[str, str]
@@ -135,7 +135,7 @@ def _merged(method: str, pair: Pair, lab: Laboratory) -> nn.Module:
 def _merged_reestimated(
     method: str, pair: Pair, tasks: tuple[int, ...], lab: Laboratory
 ) -> nn.Module:
-    return reestimate_batchnorm(_merged(method, pair, lab), [_unlabelled(lab, t) for t in tasks])
+    return reestimate_batchnorm(_merged(method, pair, lab), *(_unlabelled(lab, t) for t in tasks))
 
 
 def _shuffled_copy(lab: Laboratory) -> DigitNet:
@@ -148,7 +148,7 @@ def _with_shuffled_copy(lab: Laboratory) -> nn.Module:
 
 
 def _with_shuffled_copy_reestimated(lab: Laboratory) -> nn.Module:
-    return reestimate_batchnorm(_with_shuffled_copy(lab), [_unlabelled(lab, 0)])
+    return reestimate_batchnorm(_with_shuffled_copy(lab), _unlabelled(lab, 0))
 
 
 def _first_parts(count: int, pair: Pair, lab: Laboratory) -> Predictor:
@@ -160,7 +160,7 @@ def _first_parts(count: int, pair: Pair, lab: Laboratory) -> Predictor:
         models = [networks[task], networks[1 - task]]
         keep = {f"{part}.*": 0 for part in PARTS[count:]}
         predictors[lab.tasks[task].name] = reestimate_batchnorm(
-            merge(models, keep=keep), [_unlabelled(lab, task)]
+            merge(models, keep=keep), _unlabelled(lab, task)
         )
     return predictors
 
@@ -168,7 +168,7 @@ def _first_parts(count: int, pair: Pair, lab: Laboratory) -> Predictor:
 def _unlabelled(lab: Laboratory, task: int) -> list[Tensor]:
     """Give a few training images of a task, without labels, in batches."""
     images = lab.images(task, "train").images[: lab.reestimate]
-    return [to_input(batch) for batch in images.split(250)]
+    return [to_input(batch) for batch in torch.split(images, 250)]
 
 
 def _pair_rows(section: str, pair: Pair) -> tuple[Row, ...]:

@@ -67,7 +67,7 @@ def native_precision(device: torch.device) -> Precision:
 
 
 def to_input(images: Tensor) -> Tensor:
-    """Grey values 0..255 (uint8) -> float32 in -1..1; the same for every task, which is not known."""
+    """Grey values 0..255 (uint8) -> float32 in -1..1, the same for every task."""
     return images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
@@ -126,7 +126,8 @@ def train(
                         (epoch * steps + step + 1) * per_step, schedule.epochs * steps * per_step
                     )
         state.save(epoch + 1)
-    return network.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    network.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return network.eval()
 
 
 def _step(
@@ -163,7 +164,7 @@ def _batches(
         generator = torch.Generator().manual_seed(_mix(seed, epoch, number + 1))
         rounds = math.ceil(steps * size / len(images))
         order = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
-        orders[task] = torch.cat(order)[: steps * size].split(size)
+        orders[task] = torch.cat(order)[: steps * size].reshape(steps, size)
     for step in range(steps):
         yield {
             task: (images.images[orders[task][step]], images.labels[orders[task][step]])

@@ -170,7 +170,10 @@ class Laboratory:
         training = TRAININGS[name]
         start = _seed(self.seed, "start", str(training.start))
         network = new_network(start, width=self.width, classes=self.classes)
-        return _two_headed(network, start) if training.heads else network
+        if not training.heads:
+            return network
+        other = new_network(_seed(start, "head", "1"), width=self.width, classes=self.classes)
+        return _two_headed(network, other)
 
     def _schedule(self, training: Training) -> Schedule:
         """Give every network as many steps as the longest task asks for."""
@@ -206,11 +209,7 @@ class Trunk(nn.Module):
         return self.flatten(self.blocks(x))  # type: ignore[no-any-return]
 
 
-def _two_headed(network: DigitNet, start: int) -> TwoHeaded:
-    width = network.classifier[0].out_features / 4096
-    other = new_network(
-        _seed(start, "head", "1"), width=width, classes=network.classifier[-1].out_features
-    )
+def _two_headed(network: DigitNet, other: DigitNet) -> TwoHeaded:
     return TwoHeaded(Trunk(network), {"task_0": network.classifier, "task_1": other.classifier})
 
 
