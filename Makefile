@@ -54,8 +54,10 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed-digits: EXTRA := digits
+$(VENV)/.installed-digits: SIZE := 1.3 GB
 $(VENV)/.installed-dev: EXTRA := dev
+$(VENV)/.installed-dev: SIZE := 1.4 GB
 $(VENV)/.installed-digits $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
-	@echo "Installing conjoin[$(EXTRA)] and what it needs into $(VENV) (once; about 1.4 GB on disk with torch for CPUs) ..."
+	@echo "Installing conjoin[$(EXTRA)] and what it needs into $(VENV) (once; about $(SIZE) on disk with torch for CPUs) ..."
 	@$(BIN)/pip install -q --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[$(EXTRA)]'
 	@touch $@

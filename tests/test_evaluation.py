@@ -211,7 +211,6 @@ def test_a_used_up_loader_is_an_error_for_the_second_model():
         evaluate({"a": nn.Identity(), "b": nn.Identity()}, {"t": iter([_draw(0)])})
 
 
-@pytest.mark.xfail(strict=True, reason="log_softmax fails before the check")
 def test_outputs_without_classes_are_a_clear_error():
     with pytest.raises(DataError, match=r"outputs \[2\]"):
         evaluate({"m": nn.Identity()}, {"t": (torch.zeros(2), torch.zeros(2, dtype=torch.int64))})

@@ -206,13 +206,11 @@ def test_no_data_or_a_list_of_loaders():
             reestimate_batchnorm(net, loaders)
 
 
-@pytest.mark.xfail(strict=True, reason="ZeroDivisionError")
 def test_empty_data_are_a_clear_error():
     with pytest.raises(DataError, match="no batch"):
         reestimate_batchnorm(nn.BatchNorm1d(3), (torch.zeros(0, 3), torch.zeros(0)))
 
 
-@pytest.mark.xfail(strict=True, reason="unused layers are reset to mean 0, variance 1")
 def test_a_layer_that_no_batch_reaches_keeps_its_statistics():
     class OneOfTwo(nn.Module):
         def __init__(self) -> None:

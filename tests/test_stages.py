@@ -103,14 +103,12 @@ def test_settings_that_are_not_json(value):
         _ = Stage("train", 1, {"a": [value]}).key
 
 
-@pytest.mark.xfail(strict=True, reason="json makes strings of them silently")
 @pytest.mark.parametrize("key", [1, None, True])
 def test_keys_of_settings_that_are_not_strings(key):
     with pytest.raises(StageError, match="not plain JSON"):
         _ = Stage("train", 1, {"a": {key: 0}}).key
 
 
-@pytest.mark.xfail(strict=True, reason="names are not checked")
 @pytest.mark.parametrize("name", ["../up", "a/b", "", "."])
 def test_names_that_are_no_folder_names(tmp_path, name):
     with pytest.raises(StageError, match="name"):
@@ -205,7 +203,6 @@ def test_damaged_manifests(cache, notices, manifest):
     cache.get(STAGE, _forbidden)
 
 
-@pytest.mark.xfail(strict=True, reason="rmtree of a file")
 def test_a_file_in_the_place_of_a_stage_is_damage(cache, notices):
     cache.folder.mkdir()
     (cache.folder / f"train-{STAGE.key}").write_text("x")
@@ -234,7 +231,6 @@ def test_a_make_that_raises_leaves_nothing_finished_and_gets_its_work_back(cache
     assert [p.name for p in cache.folder.iterdir()] == [folder.name]
 
 
-@pytest.mark.xfail(strict=True, reason="work is removed in its place")
 def test_work_is_handed_back_whole_or_not_at_all(cache, monkeypatch):
     """A kill while the work is removed must not hand back a part of it."""
     import conjoin.stages as module

@@ -134,7 +134,12 @@ def _measure(
 def _log_probabilities(member: nn.Module, inputs: Tensor) -> Tensor:
     first = next(member.parameters(), None)
     outputs = member(inputs if first is None else inputs.to(first.device))
-    return outputs.float().log_softmax(1)  # type: ignore[no-any-return]
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise DataError(
+            f"expected outputs [B, classes] of {type(member).__name__}; found outputs {found}"
+        )
+    return outputs.float().log_softmax(1)
 
 
 def _pair(batch: Any, task: str) -> tuple[Tensor, Tensor]:

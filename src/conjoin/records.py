@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -58,6 +58,9 @@ class Record:
             raise InputError(f"count of {self.model} on {self.task} is negative: {self.count}")
 
 
+COLUMNS = tuple(f.name for f in fields(Record))
+
+
 def write_json(
     path: Path, records: Iterable[Record], *, run: Mapping[str, Any] | None = None
 ) -> None:
@@ -65,8 +68,8 @@ def write_json(
 
     Numbers that JSON lacks are written as the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``.
     """
-    rows = [{**asdict(record), "value": _to_json(record.value)} for record in records]
-    document = {"format": FORMAT, "run": dict(run or {}), "records": rows}
+    rows = [{name: _plain(getattr(record, name)) for name in COLUMNS} for record in records]
+    document = {"format": FORMAT, "run": _plain(run or {}), "records": rows}
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
 
@@ -75,11 +78,12 @@ def write_csv(path: Path, records: Iterable[Record]) -> None:
     """Write records as CSV; `how` becomes one column of JSON."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    columns = [f.name for f in fields(Record)]
-    writer.writerow(columns)
+    writer.writerow(COLUMNS)
     for record in records:
-        values = [getattr(record, column) for column in columns[:-1]]
-        writer.writerow([*values, json.dumps(record.how, sort_keys=True, ensure_ascii=False)])
+        values = [getattr(record, column) for column in COLUMNS[:-1]]
+        writer.writerow(
+            [*values, json.dumps(_plain(record.how), sort_keys=True, ensure_ascii=False)]
+        )
     write_bytes(path, text.getvalue().encode())
 
 
@@ -90,10 +94,10 @@ def read_records(path: Path) -> list[Record]:
         DataError: the file is missing, is no such file, or a record in it is malformed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")  # read_text would change line ends in values
         rows = _rows_of_csv(text) if path.suffix == ".csv" else _rows_of_json(text)
         return [_record(row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, csv.Error) as error:
         raise DataError(f"{path} is not a results file of conjoin: {error}") from error
 
 
@@ -105,7 +109,17 @@ def _rows_of_json(text: str) -> list[dict[str, Any]]:
 
 
 def _rows_of_csv(text: str) -> list[dict[str, Any]]:
+    limit = csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    try:
+        return _dict_rows(text)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _dict_rows(text: str) -> list[dict[str, Any]]:
     rows = csv.DictReader(io.StringIO(text, newline=""))
+    if rows.fieldnames != list(COLUMNS):
+        raise ValueError(f"expected the columns {', '.join(COLUMNS)}")
     return [{**row, "how": json.loads(row["how"])} for row in rows]
 
 
@@ -118,11 +132,28 @@ def _record(row: Mapping[str, Any]) -> Record:
         metric=row["metric"],
         value=float(row["value"]),
         count=int(row["count"]),
-        how=dict(row["how"]),
+        how=_revived(dict(row["how"])),
     )
 
 
-def _to_json(value: float) -> float | str:
-    if math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+_NUMBERS_THAT_JSON_LACKS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _revived(value: Any) -> Any:
+    """Undo `_plain`."""
+    if isinstance(value, dict):
+        return {key: _revived(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_revived(inner) for inner in value]
+    return _NUMBERS_THAT_JSON_LACKS.get(value, value) if isinstance(value, str) else value
+
+
+def _plain(value: Any) -> Any:
+    """Give JSON values only; the numbers that JSON lacks become strings that `float` reads."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+    return value

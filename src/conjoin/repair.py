@@ -35,7 +35,8 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     batch t), as if momentum were ``B_t / (B_1 + ... + B_t)``. Several loaders are one mixture:
     each step concatenates one batch of each, so that the statistics belong to one network that
     does not know the task; a shorter loader just ends. Labels are not used. Dropout is off, and
-    nothing but the running statistics and their counters changes.
+    nothing but the running statistics and their counters changes; a layer that no batch reaches
+    stays as it was.
 
     Args:
         module: not changed.
@@ -64,11 +65,15 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     layers = [layer for layer in layers if layer.running_mean is not None]
     if not layers:
         raise InputError(
-            f"{type(module).__name__} has no BatchNorm with running statistics, so there is nothing "
-            "to re-estimate"
+            f"{type(module).__name__} has no BatchNorm with running statistics, so there is "
+            "nothing to re-estimate"
         )
     modes = [(part, part.training) for part in result.modules()]
     momenta = [layer.momentum for layer in layers]
+    before = [
+        {name: buffer.clone() for name, buffer in layer.named_buffers(recurse=False)}
+        for layer in layers
+    ]
     result.eval()
     for layer in layers:
         layer.reset_running_stats()
@@ -89,9 +94,12 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         raise DataError("the data gave no batch; a loader can be used up: pass a list")
     for part, training in modes:
         part.training = training
-    for layer, momentum in zip(layers, momenta, strict=True):
+    for layer, momentum, old in zip(layers, momenta, before, strict=True):
         layer.momentum = momentum
-        if hasattr(layer, POOLED):
+        if layer.num_batches_tracked == 0:  # no batch came by: it stays as it was
+            for name, buffer in layer.named_buffers(recurse=False):
+                buffer.copy_(old[name])
+        elif hasattr(layer, POOLED):
             delattr(layer, POOLED)
     return result
 
@@ -105,7 +113,7 @@ def _mixed(parts: Sequence[Data], batch_size: int) -> Iterable[Tensor]:
             if batch is not None:
                 inputs.append(_inputs(batch))
                 going.append(iterator)
-        if inputs:
+        if any(len(part) for part in inputs):
             yield inputs[0] if len(inputs) == 1 else torch.cat(inputs)
         iterators = going
 

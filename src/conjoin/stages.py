@@ -15,6 +15,7 @@ there and go on.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,6 +54,10 @@ class Stage:
     settings: Mapping[str, Any]
     inputs: Mapping[str, "Stage"] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9-]+", self.name):
+            raise StageError(f"a stage's name has letters, digits and '-' only, not {self.name!r}")
+
     @cached_property
     def description(self) -> dict[str, Any]:
         """All that decides the result, as JSON values."""
@@ -67,6 +72,7 @@ class Stage:
     def key(self) -> str:
         """Hash of the description (16 hex digits)."""
         try:
+            _check_keys(self.settings)
             text = json.dumps(self.description, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise StageError(
@@ -99,7 +105,7 @@ class StageCache:
             if damage is None:
                 return final
             self.notice(f"{final.name} is damaged ({damage}); it is made again")
-            shutil.rmtree(final)
+            _remove(final)
         out = self.folder / f"{final.name}.partial"
         work = out / "work"
         work.mkdir(parents=True, exist_ok=True)
@@ -107,7 +113,10 @@ class StageCache:
             if leftover != work:
                 _remove(leftover)
         make(out, work)
-        shutil.rmtree(work)
+        # Out of the way by one rename: a kill while it is removed must not hand back a part of it.
+        done = out / ".work-done"
+        work.rename(done)
+        shutil.rmtree(done)
         files = sorted(
             path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()
         )
@@ -152,6 +161,18 @@ class StageCache:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"
         return None
+
+
+def _check_keys(value: Any) -> None:
+    """Refuse keys that JSON would turn into strings, since {1: 0} and {"1": 0} would be one."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r} is no string")
+            _check_keys(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_keys(inner)
 
 
 def _digest(path: Path) -> str:

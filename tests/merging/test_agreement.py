@@ -156,13 +156,11 @@ def test_a_tie_is_kept_whole():
         merge([a, b], keep={"head.weight": 1, "embedding.weight": 0})
 
 
-@pytest.mark.xfail(strict=True, reason="only the second name is checked")
 def test_a_tie_cannot_be_split_by_keeping_the_first_name():
     with pytest.raises(InputError, match="tied"):
         merge([Tied(1.0), Tied(3.0)], keep={"embedding.weight": 1})
 
 
-@pytest.mark.xfail(strict=True, reason="deepcopy unties what only shares memory")
 def test_parameters_that_are_tied_by_memory_alone_stay_tied():
     def tied(value):
         module = Tied(value, tied=False)

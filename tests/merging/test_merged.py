@@ -138,7 +138,6 @@ def test_complex_weights_stay_complex(dtype):
     assert merged.tolist() == [1.5 + 1.5j, 0.5j]
 
 
-@pytest.mark.xfail(strict=True, reason="complex32 is computed in float32")
 @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 def test_half_precision_complex_weights_keep_their_imaginary_part():
     a = torch.tensor([1 + 2j]).to(torch.complex32)
@@ -326,7 +325,6 @@ def test_random_methods_leave_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.xfail(strict=True, reason="the generator begins anew in each range")
 def test_ranges_of_random_methods_equal_slices_of_the_whole(bits):
     sources = [MemoryCheckpoint(_state(1)), MemoryCheckpoint(_state(2))]
     merged = merge(sources, Method("noise", _noise, "w + e"))
@@ -334,7 +332,6 @@ def test_ranges_of_random_methods_equal_slices_of_the_whole(bits):
     assert bits(merged.read("conv.weight", 5, 9)) == whole
 
 
-@pytest.mark.xfail(strict=True, reason="read seeds by the second name")
 def test_ranges_of_tied_random_tensors_are_equal(bits):
     merged = merge([MemoryCheckpoint(_state(1))], Method("noise", _noise, "w + e"))
     assert bits(merged.read("head")) == bits(merged.read("embedding"))
@@ -389,7 +386,6 @@ def test_methods_that_are_not_elementwise_always_see_the_whole_tensor(spy):
     assert shapes == [(2, 3)]
 
 
-@pytest.mark.xfail(strict=True, reason="Need.STATISTICS is not checked")
 def test_a_method_that_needs_statistics_says_so():
     def function(tensors, *, statistics):
         return tensors[0]

@@ -134,7 +134,6 @@ def test_another_number_of_weights(weights):
         linear([torch.ones(1)] * 2, weights=weights)
 
 
-@pytest.mark.xfail(strict=True, reason="weights are not checked for NaN and infinity")
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite(weight):
     with pytest.raises(MethodError, match="finite"):

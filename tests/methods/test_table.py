@@ -106,7 +106,6 @@ def test_a_name_that_is_none_shows_the_closest_and_all():
         find_method("xyz")
 
 
-@pytest.mark.xfail(strict=True, reason="a full stop is missing")
 @pytest.mark.parametrize(
     "message", [lambda: find_method("xyz"), lambda: METHODS["mean"].check(
         {"xyz": 1}, base=False, weights=False)], ids=["method", "parameter"]

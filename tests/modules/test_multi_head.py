@@ -51,7 +51,6 @@ def test_errors(net):
         MultiHead(nn.Identity(), {})
 
 
-@pytest.mark.xfail(strict=True, reason="KeyError of nn.ModuleDict")
 @pytest.mark.parametrize("name", ["a.b", ""])
 def test_names_that_module_dict_refuses(name):
     with pytest.raises(InputError, match="name"):

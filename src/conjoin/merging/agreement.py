@@ -24,7 +24,7 @@ def kept_names(sources: Sequence[Checkpoint], keep: Mapping[str, int]) -> dict[s
 
     Raises:
         InputError: no such model, a pattern that matches no name of it, or a tied tensor that is
-            kept without its partner.
+            kept without its partner in a tie.
     """
     kept: dict[str, int] = {}
     for pattern, number in keep.items():
@@ -34,10 +34,14 @@ def kept_names(sources: Sequence[Checkpoint], keep: Mapping[str, int]) -> dict[s
             )
         for name in match_names(pattern, sources[number].specs):
             kept.setdefault(name, number)
-    for name, number in kept.items():
-        partner = sources[number].specs[name].alias_of
-        if partner is not None and kept.get(partner) != number:
-            raise InputError(f"{name!r} is tied to {partner!r}; keep both of one model, or neither")
+    for source in sources:
+        for name, spec in source.specs.items():
+            partner = spec.alias_of
+            if partner is not None and kept.get(name) != kept.get(partner):
+                raise InputError(
+                    f"{name!r} is tied to {partner!r} in {source.source}; keep both of one model, "
+                    "or neither"
+                )
     return kept
 
 

@@ -1,6 +1,7 @@
 """Several models in, one of the same kind out: the one-line answer."""
 
 import copy
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast, overload
@@ -123,8 +124,7 @@ def merge(
     kind = _one_kind(given if base is None else [*given, base])
     row = _as_method(method)
     row.check(parameters or {}, base=base is not None, weights=weights is not None)
-    if weights is not None and len(weights) != len(given):
-        raise MethodError(f"expected one weight per model, {len(given)}; got {len(weights)}")
+    shares = None if weights is None else _checked_weights(weights, len(given))
     if dtype is not None and kind is nn.Module:
         raise InputError(
             "dtype= is for files and mappings; for modules call .to(dtype) on the result"
@@ -134,7 +134,7 @@ def merge(
         sources,
         row,
         parameters=parameters or {},
-        weights=weights,
+        weights=shares,
         base=None if base is None else _with_kinds(as_checkpoint(base), kinds or {}),
         kept=kept_names(sources, keep or {}),
         dtype=dtype,
@@ -144,6 +144,15 @@ def merge(
     if kind is Checkpoint:
         return merged
     return _module(given[0], merged) if kind is nn.Module else _values(merged)
+
+
+def _checked_weights(weights: Iterable[float], count: int) -> list[float]:
+    numbers = [float(weight) for weight in weights]
+    if len(numbers) != count:
+        raise MethodError(f"expected one weight per model, {count}; got {len(numbers)}")
+    if not all(math.isfinite(number) for number in numbers):
+        raise MethodError(f"the weights must be finite numbers, not {numbers}")
+    return numbers
 
 
 def _as_list(models: Any) -> list[Any]:
@@ -176,8 +185,8 @@ def _one_kind(models: Sequence[Any]) -> type:
             )
     if len(kinds) > 1:
         raise InputError(
-            f"the models are of different kinds: {' and '.join(kinds)}; pass one kind, for instance "
-            "[a.state_dict(), b] or load the file into a module first"
+            f"the models are of different kinds: {' and '.join(kinds)}; pass one kind, for "
+            "instance [a.state_dict(), b] or load the file into a module first"
         )
     return next(iter(kinds.values()))
 
@@ -245,6 +254,16 @@ def _module(first: nn.Module, merged: Merged) -> nn.Module:
             )
     result = copy.deepcopy(first)
     result.load_state_dict(_values(merged))
+    _tie(result, merged)
     for name in merged.pooled:
         setattr(result.get_submodule(name.rpartition(".")[0]), POOLED, True)
     return result
+
+
+def _tie(module: nn.Module, merged: Merged) -> None:
+    """Tie again what shared memory as two parameters, which deepcopy has separated."""
+    for name, spec in merged.specs.items():
+        prefix, _, last = name.rpartition(".")
+        own = module.get_submodule(prefix)._parameters if spec.alias_of else {}
+        if spec.alias_of and last in own:
+            own[last] = module.get_parameter(spec.alias_of)

@@ -99,12 +99,13 @@ class Merged(Checkpoint):
             return self._finish(name, self._pool(name))
         values = self._tensors(name, inputs=self._sources)
         if spec.kind is Kind.COUNTER:
-            return torch.stack(values).amax(0)
+            return torch.stack(values).amax(0).to(spec.dtype)
         return self._agreed(name, values)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         spec = self.spec_of(name)
-        if name in self._kept or spec.kind is not Kind.WEIGHT or not self._method.elementwise:
+        in_chunks = self._method.elementwise and not self._method.is_random
+        if name in self._kept or spec.kind is not Kind.WEIGHT or not in_chunks:
             return super().read(name, start, stop)
         span = self.checked_range(name, start, stop)
         return self._by_method(name, self._tensors(spec.alias_of or name, span=span))
@@ -127,8 +128,8 @@ class Merged(Checkpoint):
             if tensor.is_meta != tensors[0].is_meta:
                 empty = number if tensor.is_meta else 0
                 raise CheckpointError(
-                    f"{name!r} of {label(empty, self._inputs[empty])} is on the meta device and has "
-                    "no data; load its weights first"
+                    f"{name!r} of {label(empty, self._inputs[empty])} is on the meta device and "
+                    "has no data; load its weights first"
                 )
         return [tensor.to(device) for tensor in tensors]
 
@@ -189,25 +190,32 @@ class Merged(Checkpoint):
             if count := int(differs.sum()):
                 raise MismatchError(
                     f"{name!r} is a constant, and {count} of its {first.numel()} elements differ "
-                    f"between {label(0, self._sources[0])} and {label(number, self._sources[number])}; "
-                    f"if it was trained, say so: kinds={{{name!r}: 'weight'}}; else choose: "
-                    f"keep={{{name!r}: 0}}"
+                    f"between {label(0, self._sources[0])} and "
+                    f"{label(number, self._sources[number])}; if it was trained, say so: "
+                    f"kinds={{{name!r}: 'weight'}}; else choose: keep={{{name!r}: 0}}"
                 )
         return first
 
     def _check_finite(self, name: str, tensor: Tensor, where: str) -> None:
         floating = tensor.is_floating_point() or tensor.is_complex()
-        if self._allow_nonfinite or tensor.is_meta or not floating:
+        # A constant may be a mask of minus infinity; it only has to agree.
+        constant = self._specs[name].kind is Kind.CONSTANT
+        if self._allow_nonfinite or tensor.is_meta or constant or not floating:
             return
-        if tensor.dtype.itemsize == 1:  # float8 has no comparisons of its own
-            tensor = tensor.to(torch.float32)
+        # A sum is a hundred times faster than isfinite, and NaN and infinity always reach it. It
+        # may overflow without them; then the slow way decides.
+        if tensor.dtype.itemsize == 1 or tensor.dtype == torch.complex32:
+            tensor = tensor.to(_working_dtype([tensor]))  # these have no sums of their own
+        if torch.isfinite(tensor.sum()):
+            return
         finite = torch.isfinite(tensor)
         if not finite.all():
             nans = int(torch.isnan(tensor).sum())
             infinite = int((~finite).sum()) - nans
             raise NonFiniteError(
                 f"{name!r} of {where} has {nans} NaN and {infinite} infinite among "
-                f"{tensor.numel()} values; mend or leave out that model, or pass allow_nonfinite=True"
+                f"{tensor.numel()} values; mend or leave out that model, or pass "
+                "allow_nonfinite=True"
             )
 
     @cached_property
@@ -230,6 +238,6 @@ class Merged(Checkpoint):
 def _working_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     dtype = torch.float32
     for tensor in tensors:
-        if tensor.dtype in (torch.float64, torch.complex64, torch.complex128):
+        if tensor.dtype.is_complex or tensor.dtype == torch.float64:
             dtype = torch.promote_types(dtype, tensor.dtype)
     return dtype

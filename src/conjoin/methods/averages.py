@@ -49,8 +49,8 @@ def linear(
         normalize: divide by the sum of the weights.
 
     Raises:
-        MethodError: another number of weights than tensors, or weights that sum to zero (or
-            nearly) under normalization.
+        MethodError: another number of weights than tensors, NaN or infinite ones, or ones that
+            sum to zero (or nearly) under normalization.
 
     >>> import torch
     >>> a, b = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])
@@ -61,6 +61,8 @@ def linear(
     """
     if len(weights) != len(tensors):
         raise MethodError(f"linear needs one weight per model: {len(tensors)}, not {len(weights)}")
+    if not all(map(math.isfinite, weights)):
+        raise MethodError(f"the weights must be finite numbers, not {list(weights)}")
     scale = 1.0
     if normalize:
         total, size = math.fsum(weights), math.fsum(map(abs, weights))

@@ -74,12 +74,14 @@ class Method:
         for name in parameters:
             if name not in self.defaults:
                 close = get_close_matches(name, self.defaults, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = f"; did you mean {close[0]!r}?" if close else "."
                 known = ", ".join(self.defaults) or "none"
                 raise MethodError(f"{self.name} has no parameter {name!r}{hint} It has: {known}")
         required = [n for n, d in self.defaults.items() if d is inspect.Parameter.empty]
         if missing := [n for n in required if n not in parameters]:
             raise MethodError(f"{self.name} needs the parameters {', '.join(missing)}")
+        if Need.STATISTICS in self.needs:
+            raise MethodError(f"{self.name} needs statistics measured on data, which merge has not")
         if Need.BASE in self.needs and not base:
             raise MethodError(f"{self.name} merges changes from a common base; pass base=...")
         if base and Need.BASE not in self.needs:

@@ -35,6 +35,6 @@ def find_method(name: str) -> Method:
     """
     if name not in METHODS:
         close = get_close_matches(name, METHODS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         raise MethodError(f"no method {name!r}{hint} There are: {', '.join(METHODS)}")
     return METHODS[name]

@@ -18,7 +18,8 @@ class MultiHead(nn.Module):
             empty, without a dot.
 
     Raises:
-        InputError: there are no heads, or a forward names a task that has none.
+        InputError: there are no heads, a name cannot be used, or a forward names a task
+            that has none.
 
     >>> import torch
     >>> net = MultiHead(nn.Linear(3, 4), {"mnist": nn.Linear(4, 10), "street": nn.Linear(4, 10)})
@@ -28,6 +29,8 @@ class MultiHead(nn.Module):
 
     def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
+        if bad := [name for name in heads if not name or "." in name]:
+            raise InputError(f"a task's name must not be empty or have a dot: {bad}")
         if not heads:
             raise InputError("a network with several heads needs at least one head")
         self.trunk = trunk

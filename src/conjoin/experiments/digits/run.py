@@ -10,13 +10,14 @@ import torch
 from rich.console import Console
 
 from conjoin import __version__
+from conjoin.atomic import write_bytes
 from conjoin.errors import InputError
 from conjoin.experiments.digits.figure import save_figures
 from conjoin.experiments.digits.measuring import export_networks, measure
 from conjoin.experiments.digits.presets import Preset, find_preset
 from conjoin.experiments.digits.progress import Bars
 from conjoin.experiments.digits.sources import SOURCES, open_source
-from conjoin.experiments.digits.table import print_tables
+from conjoin.experiments.digits.table import markdown_table, print_tables
 from conjoin.experiments.digits.training import native_precision
 from conjoin.experiments.digits.trainings import Laboratory, Task
 from conjoin.records import Record, write_csv, write_json
@@ -95,8 +96,10 @@ def run_digits(options: Options, console: Console) -> Path:
         write_csv(options.out / "results.csv", records)
     names = [task.name for task in tasks]
     print_tables(records, names, console)
+    table = options.out / "table.md"
+    write_bytes(table, markdown_table(records, names).encode())
     figures = save_figures(records, names, options.out)
-    made = [result, options.out / "results.csv", *figures, options.out / "checkpoints"]
+    made = [result, options.out / "results.csv", table, *figures, options.out / "checkpoints"]
     console.print(
         "\nWritten: " + ", ".join(str(path) for path in made), soft_wrap=True, markup=False
     )

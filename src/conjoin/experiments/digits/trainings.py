@@ -6,6 +6,7 @@ Every combination is made from these; each is trained once per seed.
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from conjoin.experiments.digits.sources.source import Images, Source, Split
 from conjoin.experiments.digits.training import TRAINING_VERSION, Schedule, TwoHeaded, train
 from conjoin.stages import Stage, StageCache
 
-__all__ = ["TRAININGS", "Laboratory", "Task", "Training"]
+__all__ = ["TRAININGS", "Laboratory", "Task", "Training", "Trunk"]
 
 Progress = Callable[[str], Callable[[int, int], None]]
 """Given the title of a long job, gives what to call with (images done, images in all)."""
@@ -160,7 +161,7 @@ class Laboratory:
             "first again": f"{first}, from another start",
         }.get(name, name)
 
-    @property
+    @cached_property
     def classes(self) -> int:
         """How many classes the tasks have."""
         return max(self.images(task, "train").classes for task in range(2))
