@@ -130,7 +130,8 @@ def _shown(cell: Cell | None) -> str:
     if cell is None:
         return ""
     spread = "" if cell.spread is None else f" ± {cell.spread:.1f}"
-    return f"{cell.mean:.1f}{spread} ({cell.difference:+.1f})"
+    difference = round(cell.difference, 1) + 0.0  # + 0.0: no "-0.0"
+    return f"{cell.mean:.1f}{spread} ({difference:+.1f})"
 
 
 def _style(cell: Cell | None) -> str:
