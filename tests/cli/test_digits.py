@@ -19,7 +19,7 @@ def calls(monkeypatch, tmp_path):
 
     @dataclass(frozen=True)
     class Options:
-        __annotations__ = dict.fromkeys([*names.split(), "train", "test"], Any)
+        __annotations__ = dict.fromkeys([*names.split(), "train", "test", "download"], Any)
 
     def run_digits(options, console):
         calls.append(options)
@@ -47,6 +47,7 @@ def test_defaults(run, calls):
         "out": Path("runs/digits-quick"),
         "device": "auto",
         "precision": "auto",
+        "download": False,
     }
     assert type(options.preset) is str
     assert result.stdout == "the table\n"
@@ -58,6 +59,7 @@ def test_options_arrive(run, calls, monkeypatch):
         *("digits", "--preset", "thesis", "--seeds", 3, "--first-seed", 4, "--mnist", "m"),
         *("--first", "street", "--second", "folder:x", "-o", "there", "--device", "cpu"),
         *("--precision", "float32", "--width", 0.5, "--epochs", 2, "--train", 30, "--test", 40),
+        "--download",
     )
     (o,) = calls
     assert (o.preset, o.seeds, o.first_seed, o.mnist, o.svhn) == (
@@ -69,6 +71,7 @@ def test_options_arrive(run, calls, monkeypatch):
     )
     assert (o.first, o.second, o.out, o.device) == ("street", "folder:x", Path("there"), "cpu")
     assert (o.precision, o.width, o.epochs, o.train, o.test) == ("float32", 0.5, 2, 30, 40)
+    assert o.download
 
 
 def test_json_is_alone_on_stdout(run, calls):
@@ -128,4 +131,5 @@ def test_a_missing_package(run, monkeypatch):
 def test_options_are_those_of_the_experiment():
     run_module = pytest.importorskip("conjoin.experiments.digits.run")
     names = "preset seeds first_seed mnist svhn first second out device precision width epochs"
-    assert [f.name for f in fields(run_module.Options)] == [*names.split(), "train", "test"]
+    expected = [*names.split(), "train", "test", "download"]
+    assert [f.name for f in fields(run_module.Options)] == expected

@@ -82,6 +82,10 @@ def digits(
     test: Annotated[
         int | None, typer.Option("--test", min=1, help="Test images of each task.")
     ] = None,
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="Fetch missing files into --mnist and --svhn first."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the results as JSON, the rest to stderr.")
     ] = False,
@@ -127,6 +131,7 @@ def digits(
         epochs=epochs,
         train=train,
         test=test,
+        download=download,
     )
     try:
         results = run_digits(options, report_console(stderr=as_json))

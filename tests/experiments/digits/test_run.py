@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,24 @@ def test_a_specialist_that_did_not_learn_stops_the_run(easy_mnist, easy_folder, 
     assert not (tmp_path / "run" / "results.json").exists()
 
 
+def test_files_are_fetched_only_when_asked_for(tmp_path, monkeypatch):
+    fetched = []
+
+    def fetch(folder, *, progress):
+        fetched.append(folder)
+        progress(1, 1)
+        raise DataError("no network here")
+
+    monkeypatch.setattr("conjoin.experiments.digits.run.fetch_mnist", fetch)
+    options = Options(preset="standard", mnist=tmp_path / "new", out=tmp_path / "run", epochs=1)
+    with pytest.raises(DataError, match="fetch_mnist|--download"):
+        run_digits(options, Console(quiet=True))
+    assert not fetched
+    with pytest.raises(DataError, match="no network here"):
+        run_digits(replace(options, download=True), Console(quiet=True))
+    assert fetched == [tmp_path / "new"]
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
@@ -188,6 +207,7 @@ def test_a_specialist_that_did_not_learn_stops_the_run(easy_mnist, easy_folder, 
         ({"preset": "standard"}, InputError, "MNIST"),
         ({"seeds": 0}, InputError, "seeds must be positive"),
         ({"width": -1.0}, InputError, "width must be positive"),
+        ({"width": 1e-3}, InputError, "no channel"),
         ({"device": "tpu"}, InputError, "auto, cpu or cuda"),
         ({"precision": "int8"}, InputError, "float32 or bfloat16"),
         ({"second": "handwritten"}, InputError, "two different"),

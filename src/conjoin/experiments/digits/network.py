@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from conjoin.errors import InputError
 
-__all__ = ["BLOCKS", "DigitNet", "new_network"]
+__all__ = ["BLOCKS", "DigitNet", "check_width", "new_network"]
 
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3))
 """Channels and number of convolutions of each block, at width 1."""
@@ -31,10 +31,7 @@ class DigitNet(nn.Module):
 
     def __init__(self, width: float = 1.0, classes: int = 10, dropout: float = 0.25) -> None:
         super().__init__()
-        if width * BLOCKS[0][0] < 1:
-            raise InputError(
-                f"width {width} leaves no channel in the first block; use 1/64 or more"
-            )
+        check_width(width)
         channels = 1
         for number, (full, depth) in enumerate(BLOCKS, start=1):
             out = round(full * width)
@@ -60,6 +57,12 @@ class DigitNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Give the logits: [B, 1, 32, 32] -> [B, classes]."""
         return self.classifier(self.features(x))  # type: ignore[no-any-return]
+
+
+def check_width(width: float) -> None:
+    """Raise an InputError if a network of this width has a block without channels."""
+    if width * BLOCKS[0][0] < 1:
+        raise InputError(f"width {width} leaves no channel in the first block; use 1/64 or more")
 
 
 def new_network(seed: int, *, width: float, classes: int = 10) -> DigitNet:

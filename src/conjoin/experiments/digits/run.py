@@ -1,7 +1,7 @@
 """The whole experiment: options in, a folder of results out."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from conjoin.atomic import write_bytes
 from conjoin.errors import InputError
 from conjoin.experiments.digits.figure import save_figures
 from conjoin.experiments.digits.measuring import export_networks, measure
+from conjoin.experiments.digits.network import check_width
 from conjoin.experiments.digits.presets import Preset, find_preset
 from conjoin.experiments.digits.progress import Bars
-from conjoin.experiments.digits.sources import SOURCES, open_source
+from conjoin.experiments.digits.sources import SOURCES, fetch_mnist, fetch_svhn, open_source
 from conjoin.experiments.digits.table import markdown_table, print_tables
 from conjoin.experiments.digits.training import native_precision
 from conjoin.experiments.digits.trainings import Laboratory, Task
@@ -41,6 +42,7 @@ class Options:
         device: ``auto``, ``cpu``, ``cuda``.
         precision: of training: ``auto`` (bfloat16 where it is native), ``float32``, ``bfloat16``.
         width, epochs, train, test: in the place of the preset's.
+        download: fetch MNIST or SVHN into its folder first, where files are missing.
     """
 
     preset: str = "quick"
@@ -57,6 +59,7 @@ class Options:
     epochs: int | None = None
     train: int | None = None
     test: int | None = None
+    download: bool = False
 
 
 def run_digits(options: Options, console: Console) -> Path:
@@ -71,7 +74,7 @@ def run_digits(options: Options, console: Console) -> Path:
         StageError: another run is using the folder.
     """
     preset, device = _with_options(find_preset(options.preset), options), _device(options.device)
-    tasks = _tasks(preset, options)
+    tasks = _tasks(preset, options, console)
     schedule = dataclasses.replace(preset.schedule, precision=_precision(options.precision, device))
     console.print(f"[bold]conjoin digits[/bold], preset {options.preset}: {preset.about}")
     cache = StageCache(options.out / "cache", notice=console.print)
@@ -120,21 +123,22 @@ def _with_options(preset: Preset, options: Options) -> Preset:
     }
     if options.epochs is not None:
         changes["schedule"] = dataclasses.replace(preset.schedule, epochs=options.epochs)
-    return dataclasses.replace(preset, **changes)
+    changed = dataclasses.replace(preset, **changes)
+    check_width(changed.width)
+    return changed
 
 
-def _tasks(preset: Preset, options: Options) -> tuple[Task, Task]:
-    folders = {"mnist": options.mnist, "svhn": options.svhn}
-    found = [
-        _task(options.first or preset.sources[0], preset, folders),
-        _task(options.second or preset.sources[1], preset, folders),
-    ]
+def _tasks(preset: Preset, options: Options, console: Console) -> tuple[Task, Task]:
+    specs = (options.first or preset.sources[0], options.second or preset.sources[1])
+    with Bars(console, "data") as bars:
+        found = [_task(spec, preset, options, bars) for spec in specs]
     if found[0].name == found[1].name:
         raise InputError(f"both tasks are {found[0].name}; choose two different data sources")
     return found[0], found[1]
 
 
-def _task(spec: str, preset: Preset, folders: Mapping[str, Path | None]) -> Task:
+def _task(spec: str, preset: Preset, options: Options, bars: Bars) -> Task:
+    folders = {"mnist": options.mnist, "svhn": options.svhn}
     for name, folder in folders.items():
         if f"{{{name}}}" in spec:
             if folder is None:
@@ -144,6 +148,9 @@ def _task(spec: str, preset: Preset, folders: Mapping[str, Path | None]) -> Task
                     f"the environment variable CONJOIN_{name.upper()}), or other data: "
                     f"--first/--second with one of {known}"
                 )
+            if options.download:
+                fetch = fetch_mnist if name == "mnist" else fetch_svhn
+                fetch(folder, progress=bars.start(f"downloading {name.upper()}"))
             spec = spec.replace(f"{{{name}}}", str(folder))
     source = open_source(spec)
     source.identity()  # a missing file is an error now, not after half an hour

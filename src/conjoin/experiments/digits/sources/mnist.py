@@ -152,6 +152,6 @@ class Mnist:
                     return path
         raise DataError(
             f"MNIST needs the file {name} or {name}.gz, which is in none of "
-            f"{', '.join(map(str, folders))}; name the folder that holds it, or fetch it with "
-            "conjoin.experiments.digits.sources.fetch_mnist(folder)"
+            f"{', '.join(map(str, folders))}; name the folder that holds it, or fetch it: "
+            "conjoin digits --download, or conjoin.experiments.digits.sources.fetch_mnist(folder)"
         )
