@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 from torch import nn
 
+from conjoin.batches import batches
 from conjoin.errors import DataError, InputError
-from conjoin.evaluation import batches, evaluate
+from conjoin.evaluation import evaluate
 
 few = settings(deadline=None, max_examples=25)
 
@@ -189,7 +190,7 @@ def test_batches_cut_pairs_and_leave_loaders():
             r"from 0 to 3, .* 3 outputs, for labels 0 to 2",
         ),
         ((torch.zeros(2, 3), torch.tensor([-1, 2])), "from -1 to 2"),
-        ((torch.zeros(2, 3), torch.zeros(2)), r"int64 labels \[B\]; .*torch.float32 labels \[2\]"),
+        ((torch.zeros(2, 3), torch.zeros(2)), r"int64 labels \[B\], .*torch.float32 labels \[2\]"),
         ((torch.zeros(2, 3), torch.zeros(2, 1, dtype=torch.int64)), r"labels \[2, 1\]"),
         ((torch.zeros(2, 3, 2), torch.zeros(2, dtype=torch.int64)), r"outputs \[2, 3, 2\]"),
         ((torch.zeros(2, 3), torch.zeros(1, dtype=torch.int64)), "2 inputs but 1 labels"),

@@ -11,7 +11,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conjoin.errors import DataError, InputError
-from conjoin.records import Record, read_records, write_csv, write_json
+from conjoin.records import (
+    Interval,
+    Record,
+    Results,
+    read_records,
+    read_results,
+    write_csv,
+    write_json,
+)
 
 on_disk = settings(
     deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -187,7 +195,7 @@ def test_csv_has_a_header_and_a_row_for_each_record(tmp_path):
 
 
 def test_records_are_checked():
-    with pytest.raises(InputError, match="split is one of train, validation, test, not 'valid'"):
+    with pytest.raises(InputError, match="split is one of train, validation, test, none, not 'valid'"):
         _record(split="valid")
     with pytest.raises(InputError, match="count of m on t is negative: -1"):
         _record(count=-1)
@@ -279,3 +287,21 @@ def test_an_empty_list_of_records_is_a_file_too(tmp_path):
     for write, name in ((write_json, "r.json"), (write_csv, "r.csv")):
         write(tmp_path / name, [])
         assert read_records(tmp_path / name) == []
+
+
+@on_disk
+@given(st.floats(allow_nan=False), text, st.integers(0, 9))
+def test_intervals_and_run_come_back(tmp_path_factory, value, name, count):
+    path = tmp_path_factory.mktemp("results") / "results.json"
+    interval = Interval(name, "b", "t", "accuracy", value, -value, value, 0.95, 3, count)
+    record = Record(name, "t", "none", 0, "loss", value, count, {"k": [value]})
+    write_json(path, [record], run={"seeds": [0], "top": value}, intervals=[interval])
+    assert read_results(path) == Results((record,), (interval,), {"seeds": [0], "top": value})
+    assert read_records(path) == [record]
+
+
+def test_a_results_file_with_a_malformed_interval_is_refused(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"format": 1, "records": [], "intervals": [{"model": "a"}]}')
+    with pytest.raises(DataError, match="not a results file of conjoin: 'against'"):
+        read_results(path)

@@ -1,22 +1,52 @@
 """How good models are on named data sets: accuracy and loss, as records."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from conjoin.batches import Data, Inputs, batches, pair_of, run_model
 from conjoin.errors import DataError, InputError
 from conjoin.records import Record, Split
 
-__all__ = ["Data", "Predictor", "batches", "evaluate"]
-
-Data = Iterable[Any] | tuple[Tensor, Tensor]
-"""A loader of ``(inputs, labels)`` batches, or the two tensors of a whole set."""
+__all__ = ["Outcomes", "Predictor", "evaluate", "evaluating", "outcomes"]
 
 Predictor = nn.Module | Sequence[nn.Module] | Mapping[str, Any]
 """A module; a sequence of them, the ensemble; or one of both for each task (task label used)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What a model did on each of N examples, in the order of the data.
+
+    Args:
+        loss: float64 [N]; cross-entropy in nats, or the mean squared error of a regression.
+        targets: [N, ...], as the data gave them.
+        prediction: int64 [N], the likeliest class; None for a regression.
+        confidence: float32 [N], the probability of that class; None for a regression.
+    """
+
+    loss: Tensor
+    targets: Tensor
+    prediction: Tensor | None
+    confidence: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    @property
+    def correct(self) -> Tensor | None:
+        """Bool [N]: whether the prediction is right; None for a regression."""
+        return None if self.prediction is None else self.prediction == self.targets
+
+    def metrics(self) -> dict[str, float]:
+        """Give ``accuracy`` (percent; not for a regression) and ``loss``, means over examples."""
+        values = {} if self.correct is None else {"accuracy": 100.0 * self.correct.double().mean()}
+        return {name: float(v) for name, v in {**values, "loss": self.loss.mean()}.items()}
 
 
 def evaluate(
@@ -29,26 +59,30 @@ def evaluate(
     batch_size: int = 500,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Record]:
-    """Measure accuracy (percent) and loss (mean cross-entropy, nats) of every model on every task.
+    """Measure accuracy (percent) and loss of every model on every task.
 
         accuracy = 100 mean_n [argmax_c p(c | x_n) = y_n]      loss = -mean_n log p(y_n | x_n)
 
     A sequence of modules is their ensemble: the mean of their probabilities. Modules run in eval
     mode, without gradients, on the device of their first parameter; their modes are put back.
+    Where the targets are floating-point numbers, the task is a regression: its loss is the mean
+    squared error, it has no accuracy, and an ensemble is the mean of outputs.
 
     Args:
         models: name -> module, sequence of modules, or ``{task: module or sequence}``, for models
             that are told the task at test time (recorded as ``uses_task_label``); a task that is
             missing there is left out.
-        data: task -> a loader of ``(inputs, labels)``, or a pair of tensors. Labels are int64 [B].
+        data: task -> a loader of ``(inputs, labels)``, or that pair for the whole set. Labels are
+            int64 [B], or float of the outputs' shape. Inputs are a tensor, or a tuple or a mapping
+            of tensors for models that take several.
         split: which part of the data this is; recorded.
         seed: of the run; recorded.
         how: by model: how it was made; recorded.
-        batch_size: used for pairs of tensors.
+        batch_size: used for whole sets.
         on_batch: called with the number of examples just done.
 
     Returns:
-        Two records, ``accuracy`` and ``loss``, for each model and task.
+        Two records, ``accuracy`` and ``loss``, for each model and task; for a regression, ``loss``.
 
     Raises:
         InputError: no models or no data.
@@ -68,95 +102,127 @@ def evaluate(
             chosen = predictor.get(task) if isinstance(predictor, Mapping) else predictor
             if chosen is None:
                 continue
-            members = [chosen] if isinstance(chosen, nn.Module) else list(chosen)
-            accuracy, loss, count = _measure(
-                members, batches(task_data, batch_size), task, on_batch
-            )
-            made = {"uses_task_label": told, "networks": len(members), **(how or {}).get(name, {})}
-            for metric, value in (("accuracy", accuracy), ("loss", loss)):
-                records.append(Record(name, task, split, seed, metric, value, count, made))
+            found = outcomes(chosen, task_data, task, batch_size=batch_size, on_batch=on_batch)
+            networks = 1 if isinstance(chosen, nn.Module) else len(chosen)
+            made = {"uses_task_label": told, "networks": networks, **(how or {}).get(name, {})}
+            for metric, value in found.metrics().items():
+                records.append(Record(name, task, split, seed, metric, value, len(found), made))
     return records
 
 
-def batches(data: Data, batch_size: int) -> Iterable[Any]:
-    """Give batches of a pair of tensors; a loader is given back as it is.
-
-    >>> [len(labels) for _, labels in batches((torch.zeros(5, 2), torch.zeros(5)), 2)]
-    [2, 2, 1]
-    """
-    if (
-        isinstance(data, tuple)
-        and len(data) == 2
-        and all(isinstance(part, Tensor) for part in data)
-    ):
-        inputs, labels = data
-        if len(inputs) != len(labels):
-            raise DataError(f"{len(inputs)} inputs but {len(labels)} labels")
-        return zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
-    return data
-
-
 @torch.no_grad()
-def _measure(
-    members: Sequence[nn.Module],
-    loader: Iterable[Any],
+def outcomes(
+    predictor: nn.Module | Sequence[nn.Module],
+    data: Data,
     task: str,
-    on_batch: Callable[[int], None] | None,
-) -> tuple[float, float, int]:
+    *,
+    batch_size: int = 500,
+    on_batch: Callable[[int], None] | None = None,
+) -> Outcomes:
+    """Run a module, or an ensemble of them, over a data set; see `evaluate`.
+
+    Args:
+        predictor: a module or a sequence of modules.
+        data: a loader of pairs, or one pair for the whole set.
+        task: its name, for messages.
+        batch_size: used for whole sets.
+        on_batch: called with the number of examples just done.
+
+    Raises:
+        InputError: an empty ensemble.
+        DataError: as `evaluate`.
+
+    >>> found = outcomes(nn.Identity(), (torch.eye(3), torch.tensor([0, 1, 1])), "eye")
+    >>> found.prediction, found.correct
+    (tensor([0, 1, 2]), tensor([ True,  True, False]))
+    """
+    members = [predictor] if isinstance(predictor, nn.Module) else list(predictor)
     if not members:
         raise InputError("an ensemble needs at least one module")
-    modes = [(part, part.training) for member in members for part in member.modules()]
-    right, loss, count = 0, 0.0, 0
-    try:
-        for member in members:
-            member.eval()
-        for batch in loader:
-            inputs, labels = _pair(batch, task)
-            logs = torch.stack([_log_probabilities(member, inputs) for member in members])
-            log_mean = logs.logsumexp(0) - torch.log(torch.tensor(float(len(members))))
-            labels = labels.to(log_mean.device)
-            _check_labels(labels, log_mean, task)
-            right += int((log_mean.argmax(1) == labels).sum())
-            loss += float(F.nll_loss(log_mean.double(), labels, reduction="sum"))
-            count += len(labels)
+    parts = []
+    with evaluating(members):
+        for batch in batches(data, batch_size):
+            inputs, targets = pair_of(batch, task)
+            found = _of_batch(members, inputs, targets, task)
+            parts.append(found)
             if on_batch is not None:
-                on_batch(len(labels))
-    finally:
-        for part, training in modes:
-            part.training = training
-    if count == 0:
+                on_batch(len(found))
+    if not sum(map(len, parts)):
         raise DataError(
             f"the data of {task!r} gave no examples; a loader can be used up: pass a list"
         )
-    return 100.0 * right / count, loss / count, count
-
-
-def _log_probabilities(member: nn.Module, inputs: Tensor) -> Tensor:
-    first = next(member.parameters(), None)
-    outputs = member(inputs if first is None else inputs.to(first.device))
-    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-        found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise DataError(
-            f"expected outputs [B, classes] of {type(member).__name__}; found outputs {found}"
-        )
-    return outputs.float().log_softmax(1)
-
-
-def _pair(batch: Any, task: str) -> tuple[Tensor, Tensor]:
-    if (
-        isinstance(batch, Sequence)
-        and len(batch) == 2
-        and all(isinstance(b, Tensor) for b in batch)
-    ):
-        return batch[0], batch[1]
-    raise DataError(
-        f"the data of {task!r} must give pairs (inputs, labels) of tensors, "
-        f"not {type(batch).__name__}"
+    return Outcomes(
+        torch.cat([part.loss for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        _joined([part.prediction for part in parts]),
+        _joined([part.confidence for part in parts]),
     )
 
 
+@contextmanager
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put modules into eval mode for the block; each part gets its own mode back."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _of_batch(
+    members: Sequence[nn.Module], inputs: Inputs, targets: Tensor, task: str
+) -> Outcomes:
+    outputs = [_outputs(member, inputs) for member in members]
+    if targets.is_floating_point():
+        return _regression(torch.stack(outputs).mean(0), targets, task)
+    logs = torch.stack([_log_probabilities(output, members[0]) for output in outputs])
+    log_mean = logs.logsumexp(0) - torch.log(torch.tensor(float(len(members))))
+    labels = targets.to(log_mean.device)
+    _check_labels(labels, log_mean, task)
+    confidence, prediction = log_mean.max(1)
+    loss = F.nll_loss(log_mean.double(), labels, reduction="none")
+    return Outcomes(loss.cpu(), labels.cpu(), prediction.cpu(), confidence.exp().cpu())
+
+
+def _outputs(member: nn.Module, inputs: Inputs) -> Tensor:
+    outputs = run_model(member, inputs)
+    if not isinstance(outputs, Tensor):
+        raise DataError(
+            f"expected outputs [B, classes] of {type(member).__name__}; found outputs "
+            f"{type(outputs).__name__}"
+        )
+    return outputs if outputs.dtype == torch.float64 else outputs.float()
+
+
+def _log_probabilities(outputs: Tensor, member: nn.Module) -> Tensor:
+    if outputs.dim() != 2:
+        raise DataError(
+            f"expected outputs [B, classes] of {type(member).__name__}; found outputs "
+            f"{list(outputs.shape)}"
+        )
+    return outputs.log_softmax(1)
+
+
+def _regression(outputs: Tensor, targets: Tensor, task: str) -> Outcomes:
+    targets = targets.to(outputs.device)
+    if outputs.shape == (*targets.shape, 1):
+        outputs = outputs.squeeze(-1)
+    if outputs.shape != targets.shape:
+        raise DataError(
+            f"on {task!r}, expected outputs [B, classes] and int64 labels [B], or float targets of "
+            f"the outputs' shape; found outputs {list(outputs.shape)} and {targets.dtype} labels "
+            f"{list(targets.shape)}"
+        )
+    loss = (outputs.double() - targets.double()).square().flatten(1 if targets.dim() > 1 else 0)
+    loss = loss.mean(1) if loss.dim() > 1 else loss
+    return Outcomes(loss.cpu(), targets.cpu(), None, None)
+
+
 def _check_labels(labels: Tensor, outputs: Tensor, task: str) -> None:
-    if outputs.dim() != 2 or labels.shape != outputs.shape[:1] or labels.dtype != torch.int64:
+    if labels.shape != outputs.shape[:1] or labels.dtype != torch.int64:
         raise DataError(
             f"on {task!r}, expected outputs [B, classes] and int64 labels [B]; found outputs "
             f"{list(outputs.shape)} and {labels.dtype} labels {list(labels.shape)}"
@@ -166,3 +232,8 @@ def _check_labels(labels: Tensor, outputs: Tensor, task: str) -> None:
             f"labels of {task!r} reach from {int(labels.min())} to {int(labels.max())}, but the "
             f"model has {outputs.shape[1]} outputs, for labels 0 to {outputs.shape[1] - 1}"
         )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    return torch.cat(found) if found else None

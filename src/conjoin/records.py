@@ -9,17 +9,27 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from conjoin.atomic import write_bytes
 from conjoin.errors import DataError, InputError
 
-__all__ = ["Record", "Split", "read_records", "write_csv", "write_json"]
+__all__ = [
+    "Interval",
+    "Record",
+    "Results",
+    "Split",
+    "read_records",
+    "read_results",
+    "write_csv",
+    "write_json",
+]
 
-Split = Literal["train", "validation", "test"]
-"""The part of a data set. What is chosen is chosen on ``validation``; ``test`` is read once."""
+Split = Literal["train", "validation", "test", "none"]
+"""The part of a data set. What is chosen is chosen on ``validation``; ``test`` is read once.
+``none`` is for what needs no data: distances between weights."""
 
 FORMAT = 1
 
@@ -58,18 +68,66 @@ class Record:
             raise InputError(f"count of {self.model} on {self.task} is negative: {self.count}")
 
 
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A difference between two models on the same test examples, and how sure it is.
+
+    Args:
+        model: the model that was measured.
+        against: the model that it is compared with.
+        task: the data set.
+        metric: ``"accuracy"`` (percentage points), ``"loss"``, ...
+        value: mean of ``model`` minus ``against`` over seeds and examples.
+        low, high: the ends of the confidence interval.
+        level: confidence, 0.95 for instance.
+        seeds: how many seeds it is over; with one, it speaks of these networks only.
+        count: how many examples.
+    """
+
+    model: str
+    against: str
+    task: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    level: float
+    seeds: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that a results file says.
+
+    Args:
+        records: measured values.
+        intervals: differences between models.
+        run: how the run was made, as JSON values.
+    """
+
+    records: tuple[Record, ...]
+    intervals: tuple[Interval, ...] = ()
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+
 COLUMNS = tuple(f.name for f in fields(Record))
 
 
 def write_json(
-    path: Path, records: Iterable[Record], *, run: Mapping[str, Any] | None = None
+    path: Path,
+    records: Iterable[Record],
+    *,
+    run: Mapping[str, Any] | None = None,
+    intervals: Iterable[Interval] = (),
 ) -> None:
-    """Write records, and how the whole run was made, as one JSON file.
+    """Write records, intervals, and how the whole run was made, as one JSON file.
 
     Numbers that JSON lacks are written as the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``.
     """
     rows = [{name: _plain(getattr(record, name)) for name in COLUMNS} for record in records]
-    document = {"format": FORMAT, "run": _plain(run or {}), "records": rows}
+    found = [_plain(asdict(interval)) for interval in intervals]
+    document = {"format": FORMAT, "run": _plain(run or {}), "intervals": found, "records": rows}
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
 
@@ -101,11 +159,35 @@ def read_records(path: Path) -> list[Record]:
         raise DataError(f"{path} is not a results file of conjoin: {error}") from error
 
 
+def read_results(path: Path) -> Results:
+    """Read all that `write_json` wrote.
+
+    Raises:
+        DataError: the file is missing, is no such file, or something in it is malformed.
+    """
+    try:
+        document = _document(path.read_bytes().decode("utf-8"))
+        records = tuple(_record(row) for row in document["records"])
+        intervals = tuple(_interval(row) for row in document.get("intervals", []))
+        return Results(records, intervals, _revived(dict(document.get("run", {}))))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f"{path} is not a results file of conjoin: {error}") from error
+
+
 def _rows_of_json(text: str) -> list[dict[str, Any]]:
+    return list(_document(text)["records"])
+
+
+def _document(text: str) -> dict[str, Any]:
     document = json.loads(text)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f'expected an object with "format": {FORMAT}')
-    return list(document["records"])
+    return document
+
+
+def _interval(row: Mapping[str, Any]) -> Interval:
+    kinds = {"model": str, "against": str, "task": str, "metric": str, "seeds": int, "count": int}
+    return Interval(**{f.name: kinds.get(f.name, float)(row[f.name]) for f in fields(Interval)})
 
 
 def _rows_of_csv(text: str) -> list[dict[str, Any]]:

@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from conjoin.errors import DataError, InputError
-from conjoin.evaluation import Data, batches
+from conjoin.batches import Data, Inputs, batches, concatenate, inputs_of, run_model, size_of
 from conjoin.merging import POOLED
 
 __all__ = ["needs_reestimation", "reestimate_batchnorm"]
@@ -81,11 +81,11 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     seen = 0
     with torch.no_grad():
         for inputs in _mixed(data, batch_size):
-            seen += len(inputs)
+            seen += size_of(inputs)
             for layer in layers:
-                layer.momentum = len(inputs) / seen
+                layer.momentum = size_of(inputs) / seen
             try:
-                result(_on_device(inputs, result))
+                run_model(result, inputs)
             except ValueError as error:
                 if "more than 1 value per channel" in str(error):
                     raise DataError("statistics need batches of two examples or more") from error
@@ -104,27 +104,16 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     return result
 
 
-def _mixed(parts: Sequence[Data], batch_size: int) -> Iterable[Tensor]:
+def _mixed(parts: Sequence[Data], batch_size: int) -> Iterable[Inputs]:
     iterators = [iter(batches(part, batch_size)) for part in parts]
     while iterators:
         inputs, going = [], []
         for iterator in iterators:
             batch = next(iterator, None)
             if batch is not None:
-                inputs.append(_inputs(batch))
+                inputs.append(inputs_of(batch))
                 going.append(iterator)
-        if any(len(part) for part in inputs):
-            yield inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+        filled = [part for part in inputs if size_of(part)]
+        if filled:
+            yield concatenate(filled)
         iterators = going
-
-
-def _inputs(batch: Any) -> Tensor:
-    found = batch[0] if isinstance(batch, Sequence) and batch else batch
-    if not isinstance(found, Tensor):
-        raise DataError(f"expected batches of inputs or (inputs, ...), got {type(found).__name__}")
-    return found
-
-
-def _on_device(inputs: Tensor, module: nn.Module) -> Tensor:
-    first = next(module.parameters(), None)
-    return inputs if first is None else inputs.to(first.device)

@@ -1,0 +1,191 @@
+"""What a run folder says, read and checked; see ``docs/run-folder.md``."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from conjoin.errors import DataError
+from conjoin.records import Interval, Record, read_results
+
+__all__ = [
+    "COSTS",
+    "RESULTS",
+    "Cost",
+    "GroupInfo",
+    "RowInfo",
+    "Run",
+    "RunInfo",
+    "Skipped",
+    "TaskInfo",
+    "read_run",
+]
+
+RESULTS = "results.json"
+COSTS = "costs.json"
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TaskInfo(_Strict):
+    """A data set: how it is judged, and whether a network was trained on it."""
+
+    name: Name
+    metric: Literal["accuracy", "loss"] = "accuracy"
+    trained_on: bool = True
+    classes: list[str] | None = None
+    counts: dict[str, int] = {}
+
+
+class GroupInfo(_Strict):
+    """A set of networks that are combined."""
+
+    key: Name
+    title: str
+    models: list[str]
+    tasks: list[str]
+
+
+class RowInfo(_Strict):
+    """A row of the table."""
+
+    key: Name
+    group: Name
+    name: str
+    about: str = ""
+    uses_task_label: bool = False
+    networks: int = 1
+
+
+class Skipped(_Strict):
+    """A row or view that does not apply, and why."""
+
+    group: str
+    name: str
+    reason: str
+
+
+class RunInfo(_Strict):
+    """How a run was made."""
+
+    experiment: Literal["compare", "digits"]
+    title: str
+    command: str | None = None
+    seeds: list[int]
+    tasks: list[TaskInfo]
+    groups: list[GroupInfo]
+    rows: list[RowInfo]
+    skipped: list[Skipped] = []
+    specialists: dict[str, str] = {}
+    settings: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    hashes: dict[str, str] = {}
+
+
+class Cost(_Strict):
+    """What a row took."""
+
+    row: Name
+    seed: int
+    make_seconds: float
+    test_seconds: float
+    peak_bytes: int | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder in memory.
+
+    Args:
+        folder: where it lies.
+        info: how it was made.
+        records: measured values.
+        intervals: differences between rows.
+        costs: seconds and bytes of each row; empty if the file is missing.
+        seconds: of the whole run, if it is known.
+        device: on which it ran, if it is known.
+    """
+
+    folder: Path
+    info: RunInfo
+    records: tuple[Record, ...]
+    intervals: tuple[Interval, ...] = ()
+    costs: tuple[Cost, ...] = ()
+    seconds: float | None = None
+    device: str | None = None
+    _views: dict[str, tuple[Record, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def view(self, name: str) -> tuple[Record, ...]:
+        """Give the records of a view, such as ``"interpolation"``, in their order."""
+        if name not in self._views:
+            self._views[name] = tuple(r for r in self.records if r.how.get("view") == name)
+        return self._views[name]
+
+    @cached_property
+    def tasks(self) -> Mapping[str, TaskInfo]:
+        """Tasks by name."""
+        return {task.name: task for task in self.info.tasks}
+
+    @cached_property
+    def rows(self) -> Mapping[str, RowInfo]:
+        """Rows by key, in the order of the table."""
+        return {row.key: row for row in self.info.rows}
+
+    @cached_property
+    def groups(self) -> Mapping[str, GroupInfo]:
+        """Groups by key."""
+        return {group.key: group for group in self.info.groups}
+
+    def interval(self, model: str, against: str, task: str, metric: str) -> Interval | None:
+        """Give the interval of a difference, if it was computed."""
+        for found in self.intervals:
+            if (found.model, found.against) == (model, against):
+                if (found.task, found.metric) == (task, metric):
+                    return found
+        return None
+
+
+def read_run(folder: Path) -> Run:
+    """Read the folder of a run.
+
+    Raises:
+        DataError: it is no such folder, or a file in it is malformed; the message says which.
+    """
+    path = folder / RESULTS
+    if not path.is_file():
+        raise DataError(
+            f"{folder} is not the folder of a run: it has no {RESULTS}; name a folder that "
+            "conjoin compare or conjoin digits has written"
+        )
+    results = read_results(path)
+    try:
+        info = RunInfo.model_validate(dict(results.run))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in ("run", *first["loc"]))
+        raise DataError(
+            f"{path} is not of this version of conjoin: {where}: {first['msg']}; run the "
+            "command again, it reuses what is cached"
+        ) from error
+    costs, seconds, device = _costs(folder / COSTS)
+    return Run(folder, info, results.records, results.intervals, costs, seconds, device)
+
+
+def _costs(path: Path) -> tuple[tuple[Cost, ...], float | None, str | None]:
+    if not path.exists():
+        return (), None, None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        costs = tuple(Cost.model_validate(row) for row in document["rows"])
+        return costs, document.get("seconds"), document.get("device")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is not a costs file of conjoin: {error}") from error
