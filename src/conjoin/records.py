@@ -123,10 +123,14 @@ def write_json(
 ) -> None:
     """Write records, intervals, and how the whole run was made, as one JSON file.
 
-    Numbers that JSON lacks are written as the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``.
+    Numbers that JSON lacks are written as the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``;
+    within `how` and `run`, where strings may be anything, as ``{"$number": "NaN"}``.
     """
-    rows = [{name: _plain(getattr(record, name)) for name in COLUMNS} for record in records]
-    found = [_plain(asdict(interval)) for interval in intervals]
+    rows = [
+        {**{name: _spelled(getattr(record, name)) for name in COLUMNS}, "how": _plain(record.how)}
+        for record in records
+    ]
+    found = [{k: _spelled(v) for k, v in asdict(interval).items()} for interval in intervals]
     document = {"format": FORMAT, "run": _plain(run or {}), "intervals": found, "records": rows}
     text = json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False)
     write_bytes(path, (text + "\n").encode())
@@ -219,23 +223,40 @@ def _record(row: Mapping[str, Any]) -> Record:
 
 
 _NUMBERS_THAT_JSON_LACKS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NUMBER = "$number"
 
 
 def _revived(value: Any) -> Any:
     """Undo `_plain`."""
     if isinstance(value, dict):
-        return {key: _revived(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_revived(inner) for inner in value]
-    return _NUMBERS_THAT_JSON_LACKS.get(value, value) if isinstance(value, str) else value
+        if set(value) == {_NUMBER}:
+            return _NUMBERS_THAT_JSON_LACKS[value[_NUMBER]]
+        return {_unescaped(key): _revived(inner) for key, inner in value.items()}
+    return [_revived(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:
-    """Give JSON values only; the numbers that JSON lacks become strings that `float` reads."""
+    """Give JSON values only; a number that JSON lacks becomes ``{"$number": "NaN"}``."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {_escaped(str(key)): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+        return {_NUMBER: _spelled(value)}
     return value
+
+
+def _spelled(value: Any) -> Any:
+    """Give a number, or the word for one that JSON lacks."""
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
+
+
+# A key that somebody has really called "$number" gets another "$".
+def _escaped(key: str) -> str:
+    return "$" + key if key.startswith("$") and key.lstrip("$") == "number" else key
+
+
+def _unescaped(key: str) -> str:
+    return key[1:] if key.startswith("$$") and key.lstrip("$") == "number" else key
