@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conjoin.checkpoints import Checkpoint, Kind, Spec, open_checkpoint, save
+    from conjoin.comparison import compare
     from conjoin.errors import ConjoinError
     from conjoin.evaluation import evaluate
     from conjoin.merging import merge
@@ -28,6 +29,7 @@ __all__ = [
     "Record",
     "Spec",
     "__version__",
+    "compare",
     "evaluate",
     "merge",
     "needs_reestimation",
@@ -44,6 +46,7 @@ _HOMES = {
     "Kind": "conjoin.checkpoints",
     "Record": "conjoin.records",
     "Spec": "conjoin.checkpoints",
+    "compare": "conjoin.comparison",
     "evaluate": "conjoin.evaluation",
     "merge": "conjoin.merging",
     "needs_reestimation": "conjoin.repair",

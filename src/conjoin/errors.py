@@ -9,7 +9,8 @@
     ├── OutputExistsError (FileExistsError)   a result would replace something; nothing was written
     ├── DataError (ValueError)        a data set that is missing, malformed, or does not fit
     ├── TrainingError (RuntimeError)  a network that did not learn
-    └── StageError (RuntimeError)     a cached stage that cannot be used, or is in use
+    ├── StageError (RuntimeError)     a cached stage that cannot be used, or is in use
+    └── UserCodeError (RuntimeError)  code that the user named has raised
 
 A message says what was expected, what was found (which tensor, in which file), and what to do.
 Each class also derives from the built-in exception that a reader would expect to catch.
@@ -26,6 +27,7 @@ __all__ = [
     "OutputExistsError",
     "StageError",
     "TrainingError",
+    "UserCodeError",
 ]
 
 
@@ -67,3 +69,7 @@ class TrainingError(ConjoinError, RuntimeError):
 
 class StageError(ConjoinError, RuntimeError):
     """A cached stage that cannot be used, or that another run is writing."""
+
+
+class UserCodeError(ConjoinError, RuntimeError):
+    """Code that the user named has raised; the message has its own traceback."""

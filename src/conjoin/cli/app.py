@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from conjoin import __version__
+from conjoin.cli.compare import compare
 from conjoin.cli.diff import diff
 from conjoin.cli.digits import digits
 from conjoin.cli.errors import ReportingGroup
@@ -64,7 +65,7 @@ def _reflowed(docstring: str | None) -> str:
 
 
 app.callback(help=_reflowed(_conjoin.__doc__))(_conjoin)
-for command in (merge, inspect, diff, methods, digits):
+for command in (merge, compare, inspect, diff, methods, digits):
     app.command(help=_reflowed(command.__doc__))(command)
 
 

@@ -1,5 +1,6 @@
 """`conjoin digits`."""
 
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -57,6 +58,15 @@ def digits(
         str | None,
         typer.Option("--second", metavar="SPEC", help="Other data for the second network."),
     ] = None,
+    unseen: Annotated[
+        str | None,
+        typer.Option(
+            "--unseen",
+            metavar="SPEC",
+            help="A domain that nothing is trained on, for a further column and for transfer; "
+            "'none' for none.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -97,8 +107,8 @@ def digits(
     on both tasks, beside the single networks and a network that saw all data. The preset quick
     needs no download and takes minutes.
 
-    Writes checkpoints, results.json and tables into the folder of the run. What is finished is
-    kept: the same command goes on where it was interrupted.
+    Writes checkpoints, results.json, figures and report.html into the folder of the run. What is
+    finished is kept: the same command goes on where it was interrupted.
 
     [dim]conjoin digits[/dim]
 
@@ -124,6 +134,7 @@ def digits(
         svhn=svhn,
         first=first,
         second=second,
+        unseen=unseen,
         out=out or Path("runs", f"digits-{preset.value}"),
         device=device.value,
         precision=precision.value,
@@ -132,12 +143,13 @@ def digits(
         train=train,
         test=test,
         download=download,
+        command=shlex.join(["conjoin", *sys.argv[1:]]),
     )
     try:
-        results = run_digits(options, report_console(stderr=as_json))
+        run = run_digits(options, report_console(stderr=as_json))
     except KeyboardInterrupt:
         message = "Interrupted; what is finished is kept. Run the same command again to go on."
         error_console().print(printable(message), soft_wrap=True)
         raise typer.Exit(130) from None
     if as_json:
-        sys.stdout.write(results.read_text(encoding="utf-8"))
+        sys.stdout.write((run.folder / "results.json").read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ __all__ = [
     "RESULTS",
     "Cost",
     "GroupInfo",
+    "Kind",
     "RowInfo",
     "Run",
     "RunInfo",
@@ -29,6 +30,9 @@ RESULTS = "results.json"
 COSTS = "costs.json"
 
 Name = Annotated[str, Field(min_length=1)]
+
+Kind = Literal["parent", "reference", "ensemble", "merge", "control"]
+"""What a row is; see ``docs/run-folder.md``."""
 
 
 class _Strict(BaseModel):
@@ -63,6 +67,7 @@ class RowInfo(_Strict):
     about: str = ""
     uses_task_label: bool = False
     networks: int = 1
+    kind: Kind = "merge"
 
 
 class Skipped(_Strict):
@@ -147,10 +152,10 @@ class Run:
 
     def interval(self, model: str, against: str, task: str, metric: str) -> Interval | None:
         """Give the interval of a difference, if it was computed."""
+        wanted = (model, against, task, metric)
         for found in self.intervals:
-            if (found.model, found.against) == (model, against):
-                if (found.task, found.metric) == (task, metric):
-                    return found
+            if (found.model, found.against, found.task, found.metric) == wanted:
+                return found
         return None
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from conjoin.comparison import Settings
 from conjoin.errors import InputError
 from conjoin.experiments.digits.training import Schedule
 
@@ -17,20 +18,22 @@ class Preset:
         about: one line for people.
         sources: the two tasks, as `open_source` reads them; ``{mnist}`` and ``{svhn}`` stand for
             the folders that the user names.
+        unseen: a domain that nothing is trained on, likewise; None for none.
         train: training images of each task; None takes all that there are.
         validation: validation images of each task, at most.
         test: test images of each task, at most.
-        reestimate: unlabelled training images of each task for re-estimated statistics.
+        settings: how much is measured.
         width: factor on the thread's channel numbers.
         schedule: how each network is trained.
     """
 
     about: str
     sources: tuple[str, str]
+    unseen: str | None
     train: int | None
     validation: int
     test: int
-    reestimate: int
+    settings: Settings
     width: float
     schedule: Schedule
 
@@ -39,10 +42,11 @@ PRESETS: Mapping[str, Preset] = {
     "quick": Preset(
         about="embedded data, no download, width 1/8: the demo, minutes on two cores",
         sources=("handwritten", "street"),
+        unseen=None,
         train=6_000,
         validation=1_000,
         test=2_000,
-        reestimate=1_000,
+        settings=Settings(statistics=1_000, curve_examples=500, points=7, resolution=9, layers=13),
         width=1 / 8,
         schedule=Schedule(epochs=5, batch_size=64, learning_rate=0.02),
     ),
@@ -50,20 +54,22 @@ PRESETS: Mapping[str, Preset] = {
         about="real MNIST and rendered street numbers, 24,000 images a task, width 1/4: "
         "about half an hour a seed on two cores",
         sources=("mnist:{mnist}", "street"),
+        unseen="handwritten",
         train=24_000,
         validation=5_000,
         test=10_000,
-        reestimate=2_000,
+        settings=Settings(layers=13),
         width=1 / 4,
         schedule=Schedule(epochs=10),
     ),
     "thesis": Preset(
         about="real MNIST and SVHN, all images, the thread's full width: for a GPU",
         sources=("mnist:{mnist}", "svhn:{svhn}"),
+        unseen="handwritten",
         train=None,
         validation=10_000,
         test=30_000,
-        reestimate=10_000,
+        settings=Settings(statistics=10_000, curve_examples=5_000, points=21, layers=13),
         width=1.0,
         schedule=Schedule(epochs=20),
     ),

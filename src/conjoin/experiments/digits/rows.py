@@ -1,220 +1,220 @@
-"""The rows of the table: every combination that the experiment tries.
+"""What the experiment compares: groups of trained networks, and the rows of the table for each.
 
-A row is one entry of `ROWS`: a name, a section, and a function that makes it out of the trained
-networks. To add a row, add an entry.
+Most rows are those of every comparison (`conjoin.comparison.rows`); those of this file need more
+than the networks of a pair. Adding a row is adding one entry.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
-from typing import Literal, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from conjoin.evaluation import Predictor, evaluate
+from conjoin.batches import Data
+from conjoin.comparison.measuring import Laboratory
+from conjoin.comparison.rows import ROWS, Family, Row, best_of, parent_row
+from conjoin.comparison.subject import Group, Network, Part, Subject, TaskData
+from conjoin.evaluation import Predictor
 from conjoin.experiments.digits.network import PARTS, DigitNet
 from conjoin.experiments.digits.shuffling import shuffled
 from conjoin.experiments.digits.training import TwoHeaded, to_input
-from conjoin.experiments.digits.trainings import Laboratory
+from conjoin.experiments.digits.trainings import TRAININGS, Trainer
 from conjoin.merging import merge
 from conjoin.repair import reestimate_batchnorm
+from conjoin.stages import Stage
 
-__all__ = ["ROWS", "ROWS_VERSION", "SECTIONS", "Row", "Section"]
+__all__ = ["subject_of", "untrained_specialists"]
 
-ROWS_VERSION = 2
-"""Raised whenever a change of this file changes the numbers of a row."""
+ALL_DATA, TWO_HEADED = "one network on all data", "two-headed network (shared trunk)"
+SHUFFLED_COPY = "the shuffled copy"
 
-Pair = tuple[str, str]
-DIFFERENT: Pair = ("first", "second")
-SHARED: Pair = ("first", "second, shared start")
-SAME_TASK: Pair = ("first", "first again")
+SHUFFLING_VERSION = 1
+"""Raised whenever the shuffled copy has other weights."""
 
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the table.
-
-    Args:
-        title: shown; ``{first}`` and ``{second}`` are the names of the tasks.
-        tasks: which tasks its rows are measured on.
-        networks: the trainings that its rows are made from.
-    """
-
-    title: str
-    tasks: tuple[Literal[0, 1], ...]
-    networks: tuple[str, ...]
+PAIR_ROWS = tuple(row for row in ROWS if row.kind != "reference")
+"""The rows of a pair of specialists; "best single parent" stands among the references."""
 
 
-SECTIONS = {
-    "references": Section(
-        "networks to compare with",
-        (0, 1),
-        ("first", "second", "second, shared start", "all data", "two-headed"),
-    ),
-    "different": Section("from different initializations", (0, 1), DIFFERENT),
-    "shared": Section("from a shared initialization", (0, 1), SHARED),
-    "same task": Section("{first} twice, from two initializations", (0,), SAME_TASK),
-    "shuffled": Section("{first} and a shuffled copy of itself", (0,), ("first",)),
-    "depth, different": Section(
-        "first k parts averaged, the rest each task's own; different initializations",
-        (0, 1),
-        DIFFERENT,
-    ),
-    "depth, shared": Section(
-        "first k parts averaged, the rest each task's own; shared initialization", (0, 1), SHARED
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of the table.
-
-    Args:
-        name: shown; ``{first}`` and ``{second}`` are the names of the tasks.
-        section: key of `SECTIONS`.
-        make: gives the network, ensemble, or network per task, from the trained networks.
-        save: whether its network is worth a file.
-    """
-
-    name: str
-    section: str
-    make: Callable[[Laboratory], Predictor]
-    save: bool = False
-
-    @property
-    def key(self) -> str:
-        """Name of the row within the run."""
-        return f"{self.section}: {self.name}"
-
-
-def _alone(name: str, lab: Laboratory) -> nn.Module:
-    return lab.network(name)
-
-
-def _best_parent(lab: Laboratory) -> nn.Module:
-    """Give the specialist with the better mean accuracy on the validation parts of both tasks."""
-    data = {}
-    for task in range(2):
-        images = lab.images(task, "validation")
-        data[str(task)] = (to_input(images.images), images.labels)
-    parents = {name: lab.network(name) for name in DIFFERENT}
-    records = evaluate(parents, data, split="validation")
-    totals = {
-        name: sum(r.value for r in records if r.model == name and r.metric == "accuracy")
-        for name in parents
-    }
-    return parents[max(totals, key=lambda name: totals[name])]
-
-
-def _ensemble(pair: Pair, lab: Laboratory) -> Predictor:
-    return [lab.network(name) for name in pair]
-
-
-def _two_headed(lab: Laboratory) -> Predictor:
-    network = cast(TwoHeaded, lab.network("two-headed"))
-    return {lab.tasks[task].name: network.for_task(f"task_{task}") for task in range(2)}
-
-
-def _thread(pair: Pair, lab: Laboratory) -> nn.Module:
-    """The thread's own attempt, word for word: parameters added up, buffers left as they were."""
-    model1, model2 = (lab.network(name) for name in pair)
-    model3 = lab.untrained("first")
-    for p3, p1, p2 in zip(
-        model3.parameters(), model1.parameters(), model2.parameters(), strict=True
-    ):
-        p3.data = p1.data + p2.data
-    return model3.eval()
-
-
-def _merged(method: str, pair: Pair, lab: Laboratory) -> nn.Module:
-    return merge([lab.network(name) for name in pair], method)
-
-
-def _merged_reestimated(
-    method: str, pair: Pair, tasks: tuple[int, ...], lab: Laboratory
-) -> nn.Module:
-    return reestimate_batchnorm(_merged(method, pair, lab), *(_unlabelled(lab, t) for t in tasks))
-
-
-def _shuffled_copy(lab: Laboratory) -> DigitNet:
-    network = cast(DigitNet, lab.network("first"))
-    return shuffled(network, torch.Generator().manual_seed(lab.seed))
-
-
-def _with_shuffled_copy(lab: Laboratory) -> nn.Module:
-    return merge([lab.network("first"), _shuffled_copy(lab)])
-
-
-def _with_shuffled_copy_reestimated(lab: Laboratory) -> nn.Module:
-    return reestimate_batchnorm(_with_shuffled_copy(lab), _unlabelled(lab, 0))
-
-
-def _first_parts(count: int, pair: Pair, lab: Laboratory) -> Predictor:
-    """Average the first `count` parts; each task keeps its own rest and its own statistics."""
-    networks = [lab.network(name) for name in pair]
-    predictors = {}
-    for task in range(2):
-        # Merging [own, other] with the rest kept of the own one; order does not matter to a mean.
-        models = [networks[task], networks[1 - task]]
-        keep = {f"{part}.*": 0 for part in PARTS[count:]}
-        predictors[lab.tasks[task].name] = reestimate_batchnorm(
-            merge(models, keep=keep), _unlabelled(lab, task)
-        )
-    return predictors
-
-
-def _unlabelled(lab: Laboratory, task: int) -> list[Tensor]:
-    """Give a few training images of a task, without labels, in batches."""
-    images = lab.images(task, "train").images[: lab.reestimate]
-    return [to_input(batch) for batch in torch.split(images, 250)]
-
-
-def _pair_rows(section: str, pair: Pair) -> tuple[Row, ...]:
-    """Give the rows that every pair of specialists for two tasks has."""
-    return (
-        Row("ensemble of outputs (two networks)", section, partial(_ensemble, pair)),
-        Row("the thread's code: sum, buffers left fresh", section, partial(_thread, pair)),
-        Row("sum", section, partial(_merged, "sum", pair), save=True),
-        Row("mean", section, partial(_merged, "mean", pair), save=True),
-        Row(
-            "mean + re-estimated statistics",
-            section,
-            partial(_merged_reestimated, "mean", pair, (0, 1)),
-            save=True,
-        ),
+def subject_of(trainer: Trainer) -> Subject:
+    """Give all that is compared for a seed; networks are trained when they are asked for."""
+    tasks = {task.name: _task_data(trainer, number) for number, task in enumerate(trainer.tasks)}
+    return Subject(
+        trainer.seed,
+        tasks,
+        tuple(_groups(trainer)),
+        scratch=Network("scratch", _scratch_stage(trainer), partial(_untrained, trainer)),
     )
 
 
-def _depth_rows(section: str, pair: Pair) -> tuple[Row, ...]:
-    return tuple(Row(f"k = {k}", section, partial(_first_parts, k, pair)) for k in range(6))
+def untrained_specialists(
+    lab: Laboratory, trainer: Trainer, margin: float, *, trained: str
+) -> dict[str, float]:
+    """Give a specialist that is not `margin` points better than chance on validation data.
+
+    Args:
+        lab: measures it.
+        trainer: of the network.
+        margin: percentage points.
+        trained: which of `TRAININGS`; one with several tasks is no specialist.
+    """
+    tasks = TRAININGS[trained].tasks
+    if len(tasks) != 1:
+        return {}
+    task, network = trainer.tasks[tasks[0]].name, _network(trainer, trained)
+    found = {r.metric: r.value for r in lab.validated(network, {task: lab.subject.tasks[task]})}
+    low = found["accuracy"] < 100 / trainer.classes + margin
+    return {network.name: found["accuracy"]} if low else {}
 
 
-ROWS: tuple[Row, ...] = (
-    Row("{first} alone", "references", partial(_alone, "first")),
-    Row("{second} alone", "references", partial(_alone, "second")),
-    Row(
-        "{second} alone, started as {first}",
-        "references",
-        partial(_alone, "second, shared start"),
-    ),
-    Row("best single parent (chosen on validation data)", "references", _best_parent),
-    Row("one network on all data", "references", partial(_alone, "all data")),
-    Row("two-headed network (shared trunk)", "references", _two_headed),
-    *_pair_rows("different", DIFFERENT),
-    *_pair_rows("shared", SHARED),
-    Row("ensemble of outputs (two networks)", "same task", partial(_ensemble, SAME_TASK)),
-    Row("mean", "same task", partial(_merged, "mean", SAME_TASK), save=True),
-    Row(
-        "mean + re-estimated statistics",
-        "same task",
-        partial(_merged_reestimated, "mean", SAME_TASK, (0,)),
-        save=True,
-    ),
-    Row("the shuffled copy alone: the same function", "shuffled", _shuffled_copy),
-    Row("mean", "shuffled", _with_shuffled_copy, save=True),
-    Row("mean + re-estimated statistics", "shuffled", _with_shuffled_copy_reestimated, save=True),
-    *_depth_rows("depth, different", DIFFERENT),
-    *_depth_rows("depth, shared", SHARED),
-)
+def _groups(trainer: Trainer) -> list[Group]:
+    first, second = (task.name for task in trainer.tasks[:2])
+    both = (first, second)
+    networks = {name: _network(trainer, name) for name in TRAININGS}
+    one, two, two_shared, again, all_data, _ = networks.values()
+    different, shared = {first: one, second: two}, {first: one, two_shared.name: two_shared}
+    alone = {first: one, second: two, two_shared.name: two_shared}
+    references = (
+        *(parent_row(name) for name in alone),
+        best_of((first, second)),
+        parent_row(ALL_DATA, kind="reference", shown=ALL_DATA),
+        Row(
+            TWO_HEADED,
+            "reference",
+            "one trunk trained on both tasks, with a head of its own for each",
+            partial(_two_headed, both),
+            start=True,
+        ),
+    )
+    compared = {**alone, ALL_DATA: all_data, TWO_HEADED: networks["two-headed"]}
+    mixed = ("interpolation", "plane", "depth", "activations", "distances")
+    same = ("interpolation", "depth", "activations", "distances")
+    own = {first: first, second: second}
+    own_shared = {first: first, second: two_shared.name}
+    copied = _shuffled_copy(trainer, one)
+    pairs = [
+        ("different", "from different initializations", different, own, two),
+        ("shared", "from a shared initialization", shared, own_shared, two_shared),
+    ]
+    return [
+        Group("references", "networks to compare with", compared, both, references, (), own),
+        *(
+            Group(key, title, pair, both, PAIR_ROWS, mixed, owners,  # type: ignore[arg-type]
+                  {first: one, other.name: other, ALL_DATA: all_data})
+            for key, title, pair, owners, other in pairs
+        ),
+        Group(
+            "same task",
+            f"{first} twice, from two initializations",
+            {first: one, again.name: again},
+            (first,),
+            PAIR_ROWS,
+            same,  # type: ignore[arg-type]
+            {first: first},
+        ),
+        Group(
+            "shuffled",
+            f"{first} and a shuffled copy of itself",
+            {first: one, SHUFFLED_COPY: copied},
+            (first,),
+            (parent_row(SHUFFLED_COPY, kind="control", shown=f"{SHUFFLED_COPY} alone"), *PAIR_ROWS),
+            same,  # type: ignore[arg-type]
+            {first: first},
+        ),
+        *(
+            Group(
+                f"depth, {key}",
+                f"first k parts averaged, the rest each task's own; {title.removeprefix('from ')}",
+                pair,
+                both,
+                tuple(_depth_row(count) for count in range(len(PARTS) + 1)),
+                (),
+                owners,
+            )
+            for key, title, pair, owners, _ in pairs
+        ),
+    ]  # fmt: skip
+
+
+def _network(trainer: Trainer, name: str) -> Network:
+    shown = {"all data": ALL_DATA, "two-headed": TWO_HEADED}.get(name) or trainer.title(name)
+    return Network(shown, trainer.network_stage(name), partial(_loaded, trainer, name))
+
+
+def _loaded(trainer: Trainer, name: str) -> nn.Module:
+    return _fast(trainer.network(name)).to(trainer.device)
+
+
+def _untrained(trainer: Trainer) -> nn.Module:
+    return _fast(trainer.untrained("first")).to(trainer.device).eval()
+
+
+def _scratch_stage(trainer: Trainer) -> Stage:
+    return Stage("scratch", 1, {"width": trainer.width, "seed": trainer.seed})
+
+
+def _fast(module: nn.Module) -> nn.Module:
+    """Put the convolutions' weights into the order of memory that runs faster."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _shuffled_copy(trainer: Trainer, network: Network) -> Network:
+    def load() -> nn.Module:
+        generator = torch.Generator().manual_seed(trainer.seed)
+        copy = shuffled(cast(DigitNet, trainer.network("first")), generator)
+        return _fast(copy).to(trainer.device)
+
+    stage = Stage("shuffled", SHUFFLING_VERSION, {"seed": trainer.seed}, {"of": network.stage})
+    return Network(SHUFFLED_COPY, stage, load)
+
+
+def _two_headed(tasks: tuple[str, str], family: Family) -> Predictor:
+    network = cast(TwoHeaded, family.networks[TWO_HEADED].load())
+    return {name: network.for_task(f"task_{number}") for number, name in enumerate(tasks)}
+
+
+def _depth_row(count: int) -> Row:
+    return Row(
+        f"k = {count}",
+        "merge",
+        f"the first {count} of {len(PARTS)} parts averaged, each task with its own rest and "
+        "statistics",
+        partial(_first_parts, count),
+    )
+
+
+def _first_parts(count: int, family: Family) -> Mapping[str, nn.Module]:
+    """Average the first `count` parts; each task keeps its own rest and its own statistics."""
+    predictors = {}
+    for task in family.tasks:
+        models = family.models()
+        mine = models.pop(family.own[task])
+        # Merging [own, other] with the rest kept of the own one; order does not matter to a mean.
+        keep = {f"{part}.*": 0 for part in PARTS[count:]}
+        merged = merge([mine, *models.values()], keep=keep)
+        predictors[task] = reestimate_batchnorm(merged, *family.statistics([task]))
+    return predictors
+
+
+def _task_data(trainer: Trainer, number: int) -> TaskData:
+    task = trainer.tasks[number]
+    names: tuple[Part, ...] = ("train", "validation", "test")
+    counts = {part: count for part in names if (count := task.counts[part]) is not None}
+    return TaskData(
+        task.name,
+        {part: partial(_pair, trainer, number, part) for part in names},
+        {part: trainer.images_stage(number, part) for part in names},
+        trained_on=number < 2,
+        counts=counts,
+    )
+
+
+MOST = 10_000
+"""Training images that statistics and fine-tuning may use; more need not be unpacked for them."""
+
+
+def _pair(trainer: Trainer, number: int, part: Part) -> Data:
+    images = trainer.images(number, part)
+    if part == "train":
+        return to_input(images.images[:MOST]), images.labels[:MOST]
+    return to_input(images.images), images.labels

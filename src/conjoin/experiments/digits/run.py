@@ -1,30 +1,34 @@
 """The whole experiment: options in, a folder of results out."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from conjoin import __version__
-from conjoin.atomic import write_bytes
-from conjoin.errors import InputError
-from conjoin.experiments.digits.figure import save_figures
-from conjoin.experiments.digits.measuring import export_networks, measure
+from conjoin.comparison.measuring import Laboratory
+from conjoin.comparison.running import About, file_name, measure_subjects, place
+from conjoin.errors import InputError, TrainingError
 from conjoin.experiments.digits.network import check_width
 from conjoin.experiments.digits.presets import Preset, find_preset
-from conjoin.experiments.digits.progress import Bars
+from conjoin.experiments.digits.rows import subject_of, untrained_specialists
 from conjoin.experiments.digits.sources import SOURCES, fetch_mnist, fetch_svhn, open_source
-from conjoin.experiments.digits.table import markdown_table, print_tables
-from conjoin.experiments.digits.training import native_precision
-from conjoin.experiments.digits.trainings import Laboratory, Task
-from conjoin.records import Record, write_csv, write_json
+from conjoin.experiments.digits.training import Schedule, native_precision
+from conjoin.experiments.digits.trainings import TRAININGS, Task, Trainer
+from conjoin.progress import Bars
+from conjoin.report import write_report
+from conjoin.report.run_folder import Run
+from conjoin.report.table import print_table
 from conjoin.stages import StageCache
 
 __all__ = ["Options", "run_digits"]
+
+MARGIN = 5.0
+"""A specialist must be this many points better than chance on validation data."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class Options:
         mnist: folder with MNIST's IDX files.
         svhn: folder with SVHN's .mat files.
         first, second: the data sources of the two tasks, as `open_source` reads them.
+        unseen: a domain that nothing is trained on, likewise; ``none`` for none.
         out: folder of the results; made if missing, gone on with if it is there.
         device: ``auto``, ``cpu``, ``cuda``.
         precision: of training: ``auto`` (bfloat16 where it is native), ``float32``, ``bfloat16``.
         width, epochs, train, test: in the place of the preset's.
         download: fetch MNIST or SVHN into its folder first, where files are missing.
+        command: what repeats this, shown on the page.
     """
 
     preset: str = "quick"
@@ -52,6 +58,7 @@ class Options:
     svhn: Path | None = None
     first: str | None = None
     second: str | None = None
+    unseen: str | None = None
     out: Path = Path("runs/digits")
     device: str = "auto"
     precision: str = "auto"
@@ -60,10 +67,11 @@ class Options:
     train: int | None = None
     test: int | None = None
     download: bool = False
+    command: str | None = None
 
 
-def run_digits(options: Options, console: Console) -> Path:
-    """Train, combine, measure; print the tables; give the path of ``results.json``.
+def run_digits(options: Options, console: Console) -> Run:
+    """Train, combine, measure; print the tables; make the page; give the run as it lies there.
 
     What is finished is kept in ``OUT/cache``, so that a run that was killed goes on where it was,
     and ends with the same results.
@@ -78,35 +86,68 @@ def run_digits(options: Options, console: Console) -> Path:
     schedule = dataclasses.replace(preset.schedule, precision=_precision(options.precision, device))
     console.print(f"[bold]conjoin digits[/bold], preset {options.preset}: {preset.about}")
     cache = StageCache(options.out / "cache", notice=console.print)
-    records: list[Record] = []
-    with cache.locked():
-        for seed in range(options.first_seed, options.first_seed + options.seeds):
-            with Bars(console, f"seed {seed}") as bars:
-                lab = Laboratory(
-                    tasks=tasks,
-                    width=preset.width,
-                    schedule=schedule,
-                    device=device,
-                    seed=seed,
-                    reestimate=preset.reestimate,
-                    cache=cache,
-                    progress=bars.start,
-                )
-                records += measure(lab, bars)
-                export_networks(lab, options.out / "checkpoints" / f"seed-{seed}")
-        result = options.out / "results.json"
-        write_json(result, records, run=_description(options, preset, tasks, schedule))
-        write_csv(options.out / "results.csv", records)
-    names = [task.name for task in tasks]
-    print_tables(records, names, console)
-    table = options.out / "table.md"
-    write_bytes(table, markdown_table(records, names).encode())
-    figures = save_figures(records, names, options.out)
-    made = [result, options.out / "results.csv", table, *figures, options.out / "checkpoints"]
+    about = _about(options, preset, tasks, schedule, device)
+    with cache.locked(), Bars(console, "") as bars:
+        labs = _laboratories(options, preset, tasks, schedule, device, cache, bars)
+        run = measure_subjects(labs, options.out, about)
+    print_table(run, console)
+    page = write_report([options.out])
+    made = [options.out / "results.json", options.out / "checkpoints", page]
     console.print(
         "\nWritten: " + ", ".join(str(path) for path in made), soft_wrap=True, markup=False
     )
-    return result
+    return run
+
+
+def _laboratories(
+    options: Options,
+    preset: Preset,
+    tasks: tuple[Task, ...],
+    schedule: Schedule,
+    device: torch.device,
+    cache: StageCache,
+    bars: Bars,
+) -> Iterator[Laboratory]:
+    """Give a laboratory for each seed, its networks trained and its specialists checked."""
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        progress = partial(_start, bars, seed)
+        trainer = Trainer(
+            tasks=tasks,
+            width=preset.width,
+            schedule=schedule,
+            device=device,
+            seed=seed,
+            cache=cache,
+            progress=progress,
+        )
+        lab = Laboratory(subject_of(trainer), preset.settings, cache, progress)
+        _train(trainer, lab)
+        _export(trainer, options.out / "checkpoints" / f"seed-{seed}")
+        yield lab
+
+
+def _start(bars: Bars, seed: int, title: str) -> Callable[[int, int], None]:
+    return bars.start(f"seed {seed}  {title}")
+
+
+def _train(trainer: Trainer, lab: Laboratory) -> None:
+    for name in TRAININGS:
+        trainer.network_file(name)
+        bad = untrained_specialists(lab, trainer, MARGIN, trained=name)
+        for title, accuracy in bad.items():
+            raise TrainingError(
+                f"the specialist {title!r} has {accuracy:.1f} % on its own validation data, "
+                f"where guessing has {100 / trainer.classes:.1f} %: it did not learn, and a table "
+                "made of it would say nothing. Train longer (--epochs), on more images (--train), "
+                "or wider (--width)"
+            )
+
+
+def _export(trainer: Trainer, folder: Path) -> None:
+    """Put the trained networks of a seed into `folder` as safetensors files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TRAININGS:
+        place(trainer.network_file(name), folder / f"{file_name(name)}.safetensors")
 
 
 def _with_options(preset: Preset, options: Options) -> Preset:
@@ -128,13 +169,23 @@ def _with_options(preset: Preset, options: Options) -> Preset:
     return changed
 
 
-def _tasks(preset: Preset, options: Options, console: Console) -> tuple[Task, Task]:
-    specs = (options.first or preset.sources[0], options.second or preset.sources[1])
+def _tasks(preset: Preset, options: Options, console: Console) -> tuple[Task, ...]:
+    specs = [options.first or preset.sources[0], options.second or preset.sources[1]]
+    unseen = options.unseen or preset.unseen
+    if unseen is not None and unseen != "none":
+        specs.append(unseen)
     with Bars(console, "data") as bars:
         found = [_task(spec, preset, options, bars) for spec in specs]
     if found[0].name == found[1].name:
         raise InputError(f"both tasks are {found[0].name}; choose two different data sources")
-    return found[0], found[1]
+    if len(found) == 3 and found[2].name in (found[0].name, found[1].name):
+        if options.unseen is not None:
+            raise InputError(
+                f"{found[2].name} is trained on, so that it is not unseen; choose another domain "
+                "with --unseen, or --unseen none"
+            )
+        found = found[:2]
+    return tuple(found)
 
 
 def _task(spec: str, preset: Preset, options: Options, bars: Bars) -> Task:
@@ -180,20 +231,26 @@ def _precision(name: str, device: torch.device) -> Any:
     return native_precision(device) if name == "auto" else name
 
 
-def _description(
-    options: Options, preset: Preset, tasks: Sequence[Task], schedule: Any
-) -> dict[str, Any]:
+def _about(
+    options: Options,
+    preset: Preset,
+    tasks: Sequence[Task],
+    schedule: Schedule,
+    device: torch.device,
+) -> About:
     """Say how the run was made; nothing in it changes when a killed run goes on."""
-    return {
-        "experiment": "digits",
-        "preset": options.preset,
-        "seeds": list(range(options.first_seed, options.first_seed + options.seeds)),
-        "tasks": [task.name for task in tasks],
-        "sources": [task.source.identity() for task in tasks],
-        "counts": [dict(task.counts) for task in tasks],
-        "width": preset.width,
-        "reestimate": preset.reestimate,
-        "schedule": dataclasses.asdict(schedule),
-        "versions": {"conjoin": __version__, "torch": torch.__version__},
-        "threads": torch.get_num_threads(),
-    }
+    first, second = (task.name for task in tasks[:2])
+    return About(
+        "digits",
+        f"{first} and {second}: one network out of two?",
+        options.command,
+        {task.name: f"references: {task.name} alone" for task in tasks[:2]},
+        {
+            "preset": options.preset,
+            "width": preset.width,
+            "sources": [task.source.identity() for task in tasks],
+            "counts": [dict(task.counts) for task in tasks],
+            "schedule": dataclasses.asdict(schedule),
+        },
+        device=device.type,
+    )

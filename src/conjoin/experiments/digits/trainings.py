@@ -20,7 +20,7 @@ from conjoin.experiments.digits.sources.source import Images, Source, Split
 from conjoin.experiments.digits.training import TRAINING_VERSION, Schedule, TwoHeaded, train
 from conjoin.stages import Stage, StageCache
 
-__all__ = ["TRAININGS", "Laboratory", "Task", "Training", "Trunk"]
+__all__ = ["TRAININGS", "Task", "Trainer", "Training", "Trunk"]
 
 Progress = Callable[[str], Callable[[int, int], None]]
 """Given the title of a long job, gives what to call with (images done, images in all)."""
@@ -65,26 +65,24 @@ TRAININGS: Mapping[str, Training] = {
 
 
 @dataclass(frozen=True)
-class Laboratory:
+class Trainer:
     """Images and trained networks of one run and one seed, made when they are asked for.
 
     Args:
-        tasks: the two tasks.
+        tasks: the two tasks; a third, if there is one, is a domain that nothing is trained on.
         width: of the network.
         schedule: of every training; epochs are those of the longest task.
         device: where to train.
         seed: of the run.
-        reestimate: unlabelled training images of each task for re-estimated statistics.
         cache: finished stages.
         progress: shows long jobs.
     """
 
-    tasks: tuple[Task, Task]
+    tasks: tuple[Task, ...]
     width: float
     schedule: Schedule
     device: torch.device
     seed: int
-    reestimate: int
     cache: StageCache
     progress: Progress
 
@@ -153,7 +151,7 @@ class Laboratory:
 
     def title(self, name: str) -> str:
         """Say what a network of `TRAININGS` is, with the names of the tasks."""
-        first, second = (task.name for task in self.tasks)
+        first, second = (task.name for task in self.tasks[:2])
         return {
             "first": first,
             "second": second,

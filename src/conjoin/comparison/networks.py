@@ -1,0 +1,163 @@
+"""The user's models as networks: modules in memory, or files together with a class."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from conjoin.checkpoints import Checkpoint, as_checkpoint, describe_name_difference, open_checkpoint
+from conjoin.comparison.subject import Network
+from conjoin.comparison.user_code import code_digest, users_code
+from conjoin.errors import InputError, MismatchError, NonFiniteError
+from conjoin.measure import nonfinite_tensors
+from conjoin.stages import Stage
+
+__all__ = ["Model", "Source", "digest_of", "fresh", "names_of", "network_of"]
+
+Model = nn.Module | str | PathLike[str]
+"""A module, or a file of its weights."""
+
+Source = Callable[[], nn.Module]
+"""Makes a network of the structure that files are of: a class, or a function without arguments."""
+
+
+def names_of(models: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
+    """Name models: by their file, with its folder where two would have one name.
+
+    >>> list(names_of(["run1/best.pth", "run2/best.pth"]))
+    ['run1/best', 'run2/best']
+    >>> list(names_of([nn.Linear(1, 1), nn.Linear(1, 1)]))
+    ['a', 'b']
+
+    Raises:
+        InputError: there are none, or two have one name.
+    """
+    if isinstance(models, Mapping):
+        named = dict(models)
+    else:
+        named = dict(zip(_names(models), models, strict=True))
+        if len(named) != len(models):
+            raise InputError("two models have the same name; pass a mapping {name: model}")
+    if not named:
+        raise InputError("there is no model to compare")
+    return named
+
+
+def _names(models: Sequence[Model]) -> list[str]:
+    stems = [_stem(model, number, 1) for number, model in enumerate(models)]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [_stem(model, number, 2) for number, model in enumerate(models)]
+
+
+def _stem(model: Model, number: int, depth: int) -> str:
+    if isinstance(model, nn.Module):
+        return chr(ord("a") + number) if number < 26 else f"model {number + 1}"
+    path = Path(model)
+    return "/".join([*path.parts[-depth:-1], path.stem])
+
+
+def fresh(source: Source, seed: int = 0) -> nn.Module:
+    """Make a new network; `seed` decides its random weights.
+
+    Raises:
+        UserCodeError: the user's class raised.
+        InputError: it made no module.
+    """
+    name = getattr(source, "__name__", type(source).__name__)
+    with torch.random.fork_rng(devices=[]), users_code(f"making the model ({name})"):
+        torch.manual_seed(seed)
+        made = source()
+    if not isinstance(made, nn.Module):
+        raise InputError(
+            f"{name} must give a torch.nn.Module; it gave {type(made).__name__}. For a class that "
+            "takes arguments, name a function without arguments that returns the model"
+        )
+    return made
+
+
+def network_of(
+    name: str, model: Model, source: Source | None, *, entry: str | None, device: torch.device
+) -> Network:
+    """Give a model as a `Network`, after checking that it can be one.
+
+    Raises:
+        InputError: a file without a class.
+        MismatchError: the class does not fit the file: what is missing, what is extra.
+        NonFiniteError: it has NaN or infinity.
+    """
+    if isinstance(model, nn.Module):
+        checkpoint: Checkpoint = as_checkpoint(model)
+        module = model
+        code = code_digest(type(model))
+
+        def load() -> nn.Module:
+            return copy.deepcopy(module).to(device).eval()
+
+    else:
+        path = Path(model)
+        if source is None:
+            raise InputError(f"to run {path}, its class is needed: --model net.py:Name")
+        checkpoint = open_checkpoint(path, entry=entry)
+        made = source
+        check_fit(fresh(made), checkpoint, str(path))
+        code = code_digest(made)
+
+        def load() -> nn.Module:
+            new = fresh(made)
+            new.load_state_dict(dict(open_checkpoint(path, entry=entry)))
+            return new.to(device).eval()
+
+    check_finite(checkpoint, name)
+    settings = {"weights": digest_of(model, entry), "code": code, "device": device.type}
+    return Network(name, Stage("network", 1, {**settings, "torch": torch.__version__}), load)
+
+
+def check_finite(model: Any, name: str) -> None:
+    """Raise if a model has NaN or infinity: nothing that is made of it would mean anything."""
+    bad = nonfinite_tensors(model)
+    if bad:
+        first, count = next(iter(bad.items()))
+        raise NonFiniteError(
+            f"{first!r} of {name} has {count.nan} NaN and {count.inf} infinite among "
+            f"{count.count} values ({len(bad)} such tensors); mend or leave out that model"
+        )
+
+
+def check_fit(module: nn.Module, checkpoint: Checkpoint, where: str) -> None:
+    """Raise if a class and a file have different tensors."""
+    own = module.state_dict()
+    kind = type(module).__name__
+    names = describe_name_difference(
+        own,
+        checkpoint,
+        first_label=f"{kind} (missing in the file)",
+        second_label="the file (extra)",
+    )
+    if names:
+        raise MismatchError(f"{where} does not fit {kind}:\n{names}")
+    for name, spec in checkpoint.specs.items():
+        if tuple(own[name].shape) != tuple(spec.shape):
+            raise MismatchError(
+                f"{where} does not fit {kind}: {name!r} has the shape {list(spec.shape)} in the "
+                f"file, {list(own[name].shape)} in the class; was it made with other arguments?"
+            )
+
+
+def digest_of(model: Model, entry: str | None = None) -> str:
+    """Give the SHA-256 of a file, or of a module's tensors."""
+    if not isinstance(model, nn.Module):
+        with Path(model).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        return found if entry is None else f"{found} {entry}"
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,273 @@
+"""The rows of the table: everything that a comparison makes out of a group of networks.
+
+A row is one entry of `ROWS`: a name, a sentence about it, a function from the `Family` to a
+predictor, and one that says why it does not apply. Table, figures, page and files have it then.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from conjoin.batches import Inputs, first_examples
+from conjoin.comparison.subject import Group, Network, Settings, TaskData
+from conjoin.evaluation import Predictor, outcomes
+from conjoin.merging import merge
+from conjoin.repair import reestimate_batchnorm
+
+__all__ = [
+    "BEST_PARENT",
+    "MEAN",
+    "ROWS",
+    "Family",
+    "Row",
+    "RowKind",
+    "best_of",
+    "has_batchnorm",
+    "parent_row",
+    "rows_for",
+]
+
+BEST_PARENT = "best single parent (chosen on validation data)"
+
+RowKind = Literal["parent", "reference", "ensemble", "merge", "control"]
+"""What a row is: a network that was given; one to compare with; several networks that answer
+together; one network out of several; or something that shows why merging is hard."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """The networks of a group with their data: what a row is made from.
+
+    Args:
+        group: the networks.
+        tasks: those that they were trained on, by name.
+        settings: how many examples.
+        seed: of the run.
+        own: task -> name of the network that is best on its validation part.
+    """
+
+    group: Group
+    tasks: Mapping[str, TaskData]
+    settings: Settings
+    seed: int
+    own: Mapping[str, str]
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """Networks by name, not loaded."""
+        return self.group.networks
+
+    def models(self) -> dict[str, nn.Module]:
+        """Give every network, loaded anew, by name."""
+        return {name: network.load() for name, network in self.networks.items()}
+
+    def statistics(self, tasks: Sequence[str] | None = None) -> list[list[Inputs]]:
+        """Give unlabelled training inputs of each task, in batches."""
+        chosen = self.tasks if tasks is None else tasks
+        return [
+            first_examples(self.tasks[task].parts["train"](), self.settings.statistics)
+            for task in chosen
+        ]
+
+    @cached_property
+    def normalized(self) -> bool:
+        """Whether the networks have BatchNorm with running statistics."""
+        return has_batchnorm(next(iter(self.networks.values())).load())
+
+    def why_not_reestimate(self) -> str | None:
+        """Say why statistics cannot be re-estimated; None if they can."""
+        if not self.normalized:
+            return "the networks have no BatchNorm, so there are no statistics to re-estimate"
+        lacking = [name for name, task in self.tasks.items() if "train" not in task.parts]
+        if lacking:
+            return f"{', '.join(lacking)} has no training part to re-estimate statistics from"
+        return None
+
+    def repaired(self, module: nn.Module) -> nn.Module:
+        """Re-estimate the statistics of a module on all tasks, where that can be done."""
+        if self.why_not_reestimate() is not None:
+            return module
+        return reestimate_batchnorm(module, *self.statistics())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Args:
+        name: shown; unique within a group.
+        kind: what it is.
+        about: a sentence for people.
+        make: gives a module, an ensemble, or one of both for each task.
+        why_not: says why it cannot be made of a family; None if it can.
+        save: whether its network is written to a file.
+        start: whether it is tried as a start for fine-tuning on an unseen domain.
+        version: raised whenever a change of the code changes its numbers.
+    """
+
+    name: str
+    kind: RowKind
+    about: str
+    make: Callable[[Family], Predictor]
+    why_not: Callable[[Family], str | None] = lambda family: None  # noqa: ARG005
+    save: bool = False
+    start: bool = False
+    version: int = 1
+
+
+def has_batchnorm(module: nn.Module) -> bool:
+    """Whether a module has BatchNorm with running statistics.
+
+    >>> has_batchnorm(nn.BatchNorm1d(2)), has_batchnorm(nn.LayerNorm(2))
+    (True, False)
+    """
+    parts = (part for part in module.modules() if isinstance(part, _BatchNorm))
+    return any(part.running_mean is not None for part in parts)
+
+
+def parent_row(name: str, *, kind: RowKind = "parent", shown: str | None = None) -> Row:
+    """Give the row of a network as it was given."""
+    return Row(
+        shown or f"{name} alone",
+        kind,
+        "a network as it was given" if kind == "parent" else "a network to compare with",
+        partial(_alone, name),
+        start=True,
+    )
+
+
+def best_of(names: Sequence[str] | None) -> Row:
+    """Give the row of the best network on validation data, of all or of some by name."""
+    return Row(
+        BEST_PARENT,
+        "reference",
+        "the network with the best mean over all tasks on their validation parts",
+        partial(_best_parent, names),
+    )
+
+
+def rows_for(names: Sequence[str]) -> tuple[Row, ...]:
+    """Give the rows of a group: each network alone, then `ROWS`."""
+    return (*(parent_row(name) for name in names), *ROWS)
+
+
+def _alone(name: str, family: Family) -> nn.Module:
+    return family.networks[name].load()
+
+
+def _best_parent(names: Sequence[str] | None, family: Family) -> nn.Module:
+    models = {name: m for name, m in family.models().items() if names is None or name in names}
+    totals = {name: _validation_score(model, family) for name, model in models.items()}
+    return models[max(totals, key=lambda name: totals[name])]
+
+
+def _ensemble(family: Family) -> Predictor:
+    return list(family.models().values())
+
+
+def _thread(family: Family) -> nn.Module:
+    """The thread's own attempt: parameters added up, buffers left as they are in a new network."""
+    models = list(family.models().values())
+    result = copy.deepcopy(models[0])
+    for part in result.modules():
+        if isinstance(part, _BatchNorm):
+            part.reset_running_stats()
+    with torch.no_grad():
+        sums = zip(*(model.parameters() for model in models), strict=True)
+        for parameter, found in zip(result.parameters(), sums, strict=True):
+            parameter.copy_(torch.stack([tensor.detach() for tensor in found]).sum(0))
+    return result
+
+
+def _merged(method: str, family: Family) -> nn.Module:
+    return merge(list(family.models().values()), method)
+
+
+def _repaired(method: str, family: Family) -> nn.Module:
+    return family.repaired(_merged(method, family))
+
+
+SHARES = tuple(round(0.05 * step, 2) for step in range(21))
+"""Shares of the second network that `_weighted` tries."""
+
+
+def _weighted(family: Family) -> nn.Module:
+    """The best point between two networks, by the mean over tasks on validation data."""
+    models = list(family.models().values())
+    best, best_score = None, float("-inf")
+    for share in SHARES:
+        module = family.repaired(merge(models, "linear", weights=[1 - share, share]))
+        score = _validation_score(module, family)
+        if best is None or score > best_score:
+            best, best_score = module, score
+    assert best is not None
+    return best
+
+
+def _validation_score(module: nn.Module, family: Family) -> float:
+    """Mean over tasks of accuracy on validation data, or of minus the loss for a regression."""
+    scores = []
+    for name, task in family.tasks.items():
+        metrics = outcomes(module, task.parts["validation"](), name).metrics()
+        scores.append(-metrics["loss"] if task.regression else metrics["accuracy"])
+    return sum(scores) / len(scores)
+
+
+def _lacks_batchnorm(family: Family) -> str | None:
+    if not family.normalized:
+        return "the networks have no BatchNorm: this is the same as the sum"
+    return None
+
+
+def _not_two(family: Family) -> str | None:
+    if len(family.networks) != 2:
+        return f"it is for two networks, and there are {len(family.networks)}"
+    return None
+
+
+ROWS: tuple[Row, ...] = (
+    best_of(None),
+    Row(
+        "ensemble of outputs",
+        "ensemble",
+        "all networks run side by side, their probabilities averaged: costs as many networks",
+        _ensemble,
+    ),
+    Row(
+        "the thread's code: sum, buffers left fresh",
+        "control",
+        "parameters() added up; BatchNorm's buffers forgotten, as in a new network",
+        _thread,
+        _lacks_batchnorm,
+        save=True,
+    ),
+    Row("sum", "merge", "weights added up", partial(_merged, "sum"), save=True),
+    Row("mean", "merge", "weights averaged", partial(_merged, "mean"), save=True),
+    Row(
+        "mean + re-estimated statistics",
+        "merge",
+        "weights averaged; BatchNorm statistics from unlabelled training inputs of all tasks",
+        partial(_repaired, "mean"),
+        Family.why_not_reestimate,
+        save=True,
+        start=True,
+    ),
+    Row(
+        "weighted mean (chosen on validation data)",
+        "merge",
+        "the best point of the line between the two networks on validation data, statistics "
+        "re-estimated where there is BatchNorm",
+        _weighted,
+        _not_two,
+        save=True,
+    ),
+)
+
+MEAN = "mean"
+"""Name of the row that the others are compared with besides the specialists."""

@@ -1,0 +1,273 @@
+"""How deep two networks may be merged: layer by layer, the mean takes the place of a specialist."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from conjoin.batches import Data
+from conjoin.checkpoints import Kind, Spec, from_module
+from conjoin.errors import InputError
+from conjoin.measure.points import check_alike, check_data, has_batchnorm, measure
+from conjoin.merging import merge
+from conjoin.records import Record, Split
+from conjoin.repair import reestimate_batchnorm
+
+__all__ = ["Layer", "Mode", "group_layers", "layers_of", "merging_by_depth"]
+
+Mode = Literal["first", "only"]
+"""``first``: all layers up to one are merged; ``only``: this one alone."""
+
+PARTS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Tensors that are merged together.
+
+    Args:
+        name: of the module, or of the first and the last of several.
+        tensors: names in the state of the whole network.
+
+    >>> Layer("fc", ("fc.weight", "fc.bias")).name
+    'fc'
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+
+
+def layers_of(module: nn.Module) -> tuple[Layer, ...]:
+    """Give the layers of a network, in the order of its state: each tensor is in exactly one.
+
+    A module that itself has a weight of two or more dimensions (convolution, linear, embedding,
+    the input projection of attention) starts a layer. Tensors of modules that have vectors only
+    (normalization, scales) join the layer before them, or the first if there is none before. Tied
+    tensors are where they appear first. A network without such a weight is one layer; one without
+    tensors has none.
+
+    Raises:
+        CheckpointError: the module is lazy and not initialized, or has extra state.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False), nn.Linear(2, 2))
+    >>> for layer in layers_of(net):
+    ...     print(layer.name, *layer.tensors)
+    0 0.weight 0.bias 1.running_mean 1.running_var 1.num_batches_tracked
+    2 2.weight 2.bias
+    """
+    specs = from_module(module).specs
+    owners: dict[str, list[str]] = {}
+    for name in specs:
+        owners.setdefault(_owner(name), []).append(name)
+    groups: list[tuple[str, list[str]]] = []
+    before: list[str] = []  # vectors before the first layer
+    for owner, names in owners.items():
+        matrix = next((name for name in names if _is_matrix(specs[name])), None)
+        own = [name for name in names if specs[name].alias_of is None]
+        if matrix is not None:
+            # The root has no name: its layer is called after its weight.
+            groups.append((owner or matrix, [*before, *own]))
+            before = []
+        elif groups:
+            groups[-1][1].extend(own)
+        else:
+            before += own
+    if before:
+        groups.append((_owner(before[0]) or before[0], before))
+    tied: dict[str, list[str]] = {}
+    for name, spec in specs.items():
+        if spec.alias_of is not None:
+            tied.setdefault(spec.alias_of, []).append(name)
+    return tuple(
+        Layer(title, tuple(each for name in names for each in (name, *tied.get(name, ()))))
+        for title, names in groups
+    )
+
+
+def group_layers(layers: Sequence[Layer], count: int) -> tuple[Layer, ...]:
+    """Join neighbours so that at most `count` layers remain, of numbers that differ by at most one.
+
+    A group is called ``"FIRST ... LAST"``; a layer that stays alone keeps its name.
+
+    Raises:
+        InputError: `count` is less than 1.
+
+    >>> layers = [Layer(name, (f"{name}.weight",)) for name in "abc"]
+    >>> group_layers(layers, 2)
+    (Layer(name='a', tensors=('a.weight',)),
+     Layer(name='b ... c', tensors=('b.weight', 'c.weight')))
+    """
+    if count < 1:
+        raise InputError(f"layers can be joined into 1 group or more, not {count}")
+    count = min(count, len(layers))
+    ends = [len(layers) * number // count for number in range(count + 1)] if count else []
+    return tuple(_joined(layers[a:b]) for a, b in pairwise(ends))
+
+
+def merging_by_depth(
+    models: Mapping[str, nn.Module],
+    own: Mapping[str, str],
+    data: Mapping[str, Data],
+    *,
+    layers: Sequence[Layer] | None = None,
+    statistics: Mapping[str, Data] | None = None,
+    modes: Sequence[Mode] = ("first", "only"),
+    name: str = "depth",
+    split: Split = "test",
+    seed: int = 0,
+    how: Mapping[str, Any] | None = None,
+    batch_size: int = 500,
+    on_done: Callable[[int, int], None] | None = None,
+) -> list[Record]:
+    """Measure specialists of which some layers are replaced by the mean of all models.
+
+        first, k = 0..L:   layers 1..k are the mean, the rest is the task's own
+        only,  k = 1..L:   layer k is the mean, the rest is the task's own
+
+    At k = 0 this is the specialist, unchanged; at k = L it is ``merge(models)``. Which model is the
+    own one is told by the task, so every record says ``uses_task_label``. Merged layers have
+    pooled running statistics, as `merge` makes them, if there are none to re-estimate on.
+
+    Args:
+        models: name -> network, of one structure; not changed.
+        own: task -> name of the model that is its specialist. Other tasks of `data` are left out.
+        data: task -> a loader or a pair, as for `evaluate`; a loader must give its batches anew for
+            every network.
+        layers: every tensor of the state exactly once; by default
+            ``group_layers(layers_of(model), 12)`` of the first model.
+        statistics: task -> data to re-estimate BatchNorm on, for every k but 0; a task that is
+            missing has none.
+        modes: what to measure.
+        name: `Record.model`.
+        split: which part of the data this is; recorded.
+        seed: of the run; recorded.
+        how: further keys for `how` of every record; those of the view stay.
+        batch_size: used for whole sets.
+        on_done: called with the number of networks measured so far, and of all.
+
+    Returns:
+        Records of the view ``depth``, with ``mode``, ``index`` (k), ``layer`` (name of layer k, or
+        ``"none"``) and ``uses_task_label`` in `how`; a regression has no accuracy.
+
+    Raises:
+        InputError: no task with a specialist, an unknown name of a model, task or mode, or layers
+            that are no partition of the state.
+        MismatchError: the models differ in structure or constants.
+        NonFiniteError: a weight is NaN or infinite.
+
+    >>> import torch
+    >>> a, b = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    >>> with torch.no_grad():
+    ...     a.weight.fill_(0), b.weight.fill_(2)
+    (Parameter ...
+    >>> data = {"zero": (torch.ones(1, 1), torch.zeros(1, 1))}
+    >>> records = merging_by_depth({"a": a, "b": b}, {"zero": "a"}, data, modes=["first"])
+    >>> [(record.how["layer"], record.value) for record in records]
+    [('none', 0.0), ('weight', 1.0)]
+    """
+    check_data(data)
+    _check_names(models, own, data, modes)
+    networks = list(models.values())
+    check_alike(networks)
+    if layers is None:
+        layers = group_layers(layers_of(networks[0]), PARTS)
+    else:
+        _check_partition(layers, from_module(networks[0]).specs)
+    settings = [(mode, k) for mode in modes for k in range(mode == "only", len(layers) + 1)]
+    records, done = [], 0
+    for task, specialist in own.items():
+        position = list(models).index(specialist)
+        fresh = (statistics or {}).get(task)
+        for mode, index in settings:
+            merged = layers[:index] if mode == "first" else layers[index - 1 : index]
+            network = _merged(networks, position, layers, merged)
+            if index and fresh is not None and has_batchnorm(network):
+                network = reestimate_batchnorm(network, fresh)
+            records += measure(
+                network,
+                {task: data[task]},
+                {
+                    **(how or {}),
+                    "view": "depth",
+                    "mode": mode,
+                    "index": index,
+                    "layer": layers[index - 1].name if index else "none",
+                    "uses_task_label": True,
+                },
+                name=name,
+                split=split,
+                seed=seed,
+                batch_size=batch_size,
+            )
+            done += 1
+            if on_done is not None:
+                on_done(done, len(own) * len(settings))
+    return records
+
+
+def _owner(name: str) -> str:
+    """Name the module that has a tensor; a parametrized weight belongs to the module it is of."""
+    module, marker, _ = f".{name}".partition(".parametrizations.")
+    return module[1:] if marker else name.rpartition(".")[0]
+
+
+def _is_matrix(spec: Spec) -> bool:
+    return spec.kind is Kind.WEIGHT and len(spec.shape) >= 2 and spec.alias_of is None
+
+
+def _joined(layers: Sequence[Layer]) -> Layer:
+    if len(layers) == 1:
+        return layers[0]
+    tensors = tuple(name for layer in layers for name in layer.tensors)
+    return Layer(f"{layers[0].name} ... {layers[-1].name}", tensors)
+
+
+def _merged(
+    networks: Sequence[nn.Module], position: int, layers: Sequence[Layer], merged: Sequence[Layer]
+) -> nn.Module:
+    if not merged:
+        return networks[position]
+    mean = {name for layer in merged for name in layer.tensors}
+    # An exact name is a pattern that matches that name alone.
+    keep = {name: position for layer in layers for name in layer.tensors if name not in mean}
+    return merge(networks, "mean", keep=keep)
+
+
+def _check_names(
+    models: Mapping[str, nn.Module],
+    own: Mapping[str, str],
+    data: Mapping[str, Data],
+    modes: Sequence[str],
+) -> None:
+    if not own or not modes:
+        raise InputError("expected at least one task with a specialist, and one mode")
+    for task, specialist in own.items():
+        if specialist not in models:
+            raise InputError(
+                f"the specialist of {task!r} is {specialist!r}, which is no model; there are "
+                f"{', '.join(map(repr, models)) or 'none'}"
+            )
+        if task not in data:
+            raise InputError(
+                f"{task!r} has a specialist but no data; there are data of "
+                f"{', '.join(map(repr, data))}"
+            )
+    for mode in modes:
+        if mode not in get_args(Mode):
+            raise InputError(f"a mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
+
+
+def _check_partition(layers: Sequence[Layer], specs: Mapping[str, Spec]) -> None:
+    named = [name for layer in layers for name in layer.tensors]
+    wrong: dict[str, Iterator[str]] = {
+        "missing": (name for name in specs if name not in named),
+        "unknown": (name for name in named if name not in specs),
+        "named twice": (name for name in named if named.count(name) > 1),
+    }
+    for what, names in wrong.items():
+        if (one := next(names, None)) is not None:
+            raise InputError(
+                f"the layers must have every tensor of the network exactly once; {one!r} is {what}"
+            )
