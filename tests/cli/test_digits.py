@@ -2,12 +2,18 @@ import json
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from conjoin.errors import DataError
+
+NAMES = [
+    *("preset", "seeds", "first_seed", "mnist", "svhn", "first", "second", "unseen", "out"),
+    *("device", "precision", "width", "epochs", "train", "test", "settings", "download"),
+    "command",
+]
 
 
 @pytest.fixture
@@ -15,18 +21,16 @@ def calls(monkeypatch, tmp_path):
     """The options of each call of a `run_digits` that does nothing but print and write."""
     calls = []
     module: Any = ModuleType("conjoin.experiments.digits.run")
-    names = "preset seeds first_seed mnist svhn first second out device precision width epochs"
 
     @dataclass(frozen=True)
     class Options:
-        __annotations__ = dict.fromkeys([*names.split(), "train", "test", "download"], Any)
+        __annotations__ = dict.fromkeys(NAMES, Any)
 
     def run_digits(options, console):
         calls.append(options)
         console.print("[bold]the table[/bold]")
-        path = tmp_path / "results.json"
-        path.write_text('{"rows": [1, 2]}\n', encoding="utf-8")
-        return path
+        (tmp_path / "results.json").write_text('{"rows": [1, 2]}\n', encoding="utf-8")
+        return SimpleNamespace(folder=tmp_path)
 
     module.Options, module.run_digits = Options, run_digits
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -37,8 +41,9 @@ def test_defaults(run, calls):
     result = run("digits")
     (options,) = calls
     values = {field.name: getattr(options, field.name) for field in fields(options)}
+    assert values.pop("command").startswith("conjoin ")
     unset = dict.fromkeys(
-        ["mnist", "svhn", "first", "second", "width", "epochs", "train", "test"], None
+        ["mnist", "svhn", "first", "second", "unseen", "width", "epochs", "train", "test"], None
     )
     assert values == unset | {
         "preset": "quick",
@@ -57,7 +62,18 @@ def test_options_arrive(run, calls, monkeypatch):
     monkeypatch.setenv("CONJOIN_SVHN", "somewhere")
     run(
         *("digits", "--preset", "thesis", "--seeds", 3, "--first-seed", 4, "--mnist", "m"),
-        *("--first", "street", "--second", "folder:x", "-o", "there", "--device", "cpu"),
+        *(
+            "--first",
+            "street",
+            "--second",
+            "folder:x",
+            "--unseen",
+            "none",
+            "-o",
+            "there",
+            "--device",
+            "cpu",
+        ),
         *("--precision", "float32", "--width", 0.5, "--epochs", 2, "--train", 30, "--test", 40),
         "--download",
     )
@@ -72,6 +88,7 @@ def test_options_arrive(run, calls, monkeypatch):
     assert (o.first, o.second, o.out, o.device) == ("street", "folder:x", Path("there"), "cpu")
     assert (o.precision, o.width, o.epochs, o.train, o.test) == ("float32", 0.5, 2, 30, 40)
     assert o.download
+    assert o.unseen == "none"
 
 
 def test_json_is_alone_on_stdout(run, calls):
@@ -130,6 +147,4 @@ def test_a_missing_package(run, monkeypatch):
 
 def test_options_are_those_of_the_experiment():
     run_module = pytest.importorskip("conjoin.experiments.digits.run")
-    names = "preset seeds first_seed mnist svhn first second out device precision width epochs"
-    expected = [*names.split(), "train", "test", "download"]
-    assert [f.name for f in fields(run_module.Options)] == expected
+    assert [f.name for f in fields(run_module.Options)] == NAMES

@@ -93,7 +93,7 @@ def test_constraints_are_exact_and_name_dependencies():
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
     extras = PROJECT["optional-dependencies"]
-    wanted = PROJECT["dependencies"] + extras["digits"] + extras["dev"]
+    wanted = PROJECT["dependencies"] + extras["digits"] + extras["report"] + extras["dev"]
     names = {re.split(r"[^\w.-]", requirement)[0] for requirement in wanted}
     assert {pin.split("==")[0] for pin in pins} <= names
 

@@ -42,9 +42,7 @@ def _net(seed, *, batchnorm=True):
 
 def _values(records, **how):
     """(task, metric) -> value, of the records with these keys."""
-    return {
-        (r.task, r.metric): r.value for r in records if all(r.how[k] == how[k] for k in how)
-    }
+    return {(r.task, r.metric): r.value for r in records if all(r.how[k] == how[k] for k in how)}
 
 
 def _direct(net, data):
@@ -65,6 +63,24 @@ def test_ends_are_the_parents_and_the_middle_is_the_mean_bit_for_bit(tasks, batc
     assert _values(records, t=1.0) == _direct(b, tasks)
     assert _values(records, t=0.5) == _direct(merge([a, b]), tasks)
     assert _values(records, t=0.0) != _values(records, t=0.5) != _values(records, t=1.0)
+
+
+class Cached(nn.Module):
+    """A buffer that is in no state dict: merging would take that of the first."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([scale]))
+        self.register_buffer("cache", torch.tensor([scale]), persistent=False)
+
+    def forward(self, x):
+        return x * self.weight * self.cache
+
+
+def test_the_ends_are_the_parents_in_what_no_state_dict_has_too():
+    data = {"t": (torch.ones(1, 1), torch.zeros(1, 1))}
+    records = interpolate(Cached(1.0), Cached(2.0), data, at=[0, 1])
+    assert [r.value for r in records] == [1, 16]
 
 
 def test_a_point_between_against_numpy(tasks):
@@ -98,14 +114,28 @@ def test_re_estimated_points_are_measured_beside_the_others(tasks):
         assert _direct(fresh, tasks) != _direct(net, tasks)
 
 
-def test_without_batchnorm_nothing_is_re_estimated(tasks):
-    a, b = (_net(seed, batchnorm=False) for seed in (0, 1))
+@pytest.mark.parametrize("norm", [nn.GroupNorm(1, 2), nn.BatchNorm2d(2, track_running_stats=False)])
+def test_without_running_statistics_nothing_is_re_estimated(tasks, norm):
+    a, b = (nn.Sequential(norm, nn.Conv2d(2, 3, 1), nn.Flatten()) for _ in range(2))
     records = interpolate(a, b, tasks, at=3, statistics=[tasks["one"]])
     assert records == interpolate(a, b, tasks, at=3)
     assert {r.how["reestimated"] for r in records} == {False}
 
 
-@pytest.mark.parametrize("points", [3, 8, 11])
+def test_batches_have_the_size_that_was_asked_for():
+    sizes = []
+
+    class Spy(nn.Flatten):
+        def forward(self, x):
+            sizes.append(len(x))
+            return super().forward(x)
+
+    images, labels = _data(1)
+    interpolate(Spy(), Spy(), {"one": (images, labels % 2)}, at=[0], batch_size=15)
+    assert sizes == [15, 15, 10]
+
+
+@pytest.mark.parametrize("points", [3, 8])
 def test_the_line_from_a_network_to_itself_is_exactly_flat(tasks, points):
     net = _net(0)
     expected = _direct(net, tasks)
@@ -116,8 +146,7 @@ def test_the_line_from_a_network_to_itself_is_exactly_flat(tasks, points):
         assert [r.value for r in barriers(records)] == [0] * 4
 
 
-@few
-@given(st.integers(0, 50), st.integers(2, 8))
+@pytest.mark.parametrize(("seed", "points"), [(0, 4), (5, 7)])
 def test_the_line_backwards_is_the_mirror_image(seed, points):
     tasks = {"one": _data(1)}
     a, b = _net(seed), _net(seed + 1)
@@ -126,7 +155,7 @@ def test_the_line_backwards_is_the_mirror_image(seed, points):
     np.testing.assert_allclose(there, back[::-1], rtol=1e-5)
 
 
-UNITS = 12
+UNITS = 4  # as few as the task needs, so that the mean of two has lost it
 
 
 def _four_blobs():
@@ -134,26 +163,23 @@ def _four_blobs():
     generator = torch.Generator().manual_seed(0)
     corners = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
     which = torch.arange(120) % 4
-    points = corners[which] + 0.2 * torch.randn(120, 2, generator=generator)
-    return points[:, :, None, None], which % 2
+    return corners[which] + 0.2 * torch.randn(120, 2, generator=generator), which % 2
 
 
 def _trained(norm, data):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = OrderedDict(
-            first=nn.Conv2d(2, UNITS, 1),
-            norm=norm(UNITS),
-            relu=nn.ReLU(),
-            flat=nn.Flatten(),
-            last=nn.Linear(UNITS, 2),
+            first=nn.Linear(2, UNITS), norm=norm(UNITS), relu=nn.ReLU(), last=nn.Linear(UNITS, 2)
         )
         net = nn.Sequential(layers)
-        optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
-        for _ in range(100):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(net(data[0]), data[1]).backward()
-            optimizer.step()
+    parameters = list(net.parameters())
+    for _ in range(300):
+        loss = nn.functional.cross_entropy(net(data[0]), data[1])
+        with torch.no_grad():
+            gradients = torch.autograd.grad(loss, parameters)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter -= 0.5 * gradient
     return net.eval()
 
 
@@ -170,12 +196,12 @@ def _with_hidden_units(net, order):
     return other
 
 
-@pytest.mark.parametrize("norm", [nn.Identity, nn.BatchNorm2d])
+@pytest.mark.parametrize("norm", [nn.Identity, nn.BatchNorm1d])
 def test_the_barrier_to_a_copy_with_shuffled_units_is_high_and_vanishes_unshuffled(norm):
     data = _four_blobs()
     net = _trained(norm, data)
     assert _direct(net, {"blobs": data})["blobs", "accuracy"] > 95
-    order = torch.arange(UNITS).roll(5)
+    order = torch.arange(UNITS).roll(1)
     shuffled = _with_hidden_units(net, order)
     back = _with_hidden_units(shuffled, order.argsort())
     heights = []
@@ -184,9 +210,8 @@ def test_the_barrier_to_a_copy_with_shuffled_units_is_high_and_vanishes_unshuffl
         ends = _values(records, t=0.0), _values(records, t=1.0)
         assert ends[0]["blobs", "loss"] == pytest.approx(ends[1]["blobs", "loss"], rel=1e-4)
         heights.append({r.metric: r.value for r in barriers(records)})
-    print(heights)
-    assert heights[0]["loss barrier"] > 0.3
-    assert heights[0]["accuracy barrier"] > 15
+    assert heights[0]["loss barrier"] > 0.5
+    assert heights[0]["accuracy barrier"] > 25
     assert heights[1] == {"loss barrier": 0, "accuracy barrier": 0}
 
 
@@ -379,6 +404,9 @@ def test_lines_that_have_no_barrier():
     for part in (line[1:], line[:-1], [line[0], line[-1]]):
         with pytest.raises(InputError, match="a barrier needs t = 0, t = 1 and a point between"):
             barriers(part)
+    beyond = [Record(**{**_as_dict(line[1]), "how": {**line[1].how, "t": 2.0}})]
+    with pytest.raises(InputError, match="a barrier needs"):
+        barriers([line[0], line[-1], *beyond])
     with pytest.raises(InputError, match="twice"):
         barriers([*line, line[1]])
     assert barriers([]) == []

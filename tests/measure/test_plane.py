@@ -157,6 +157,14 @@ def _one():
     return {"t": (torch.ones(1, 2, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))}
 
 
+def test_the_margin_of_an_obtuse_triangle_by_hand():
+    records = plane(_points([[0, 0], [0, 2], [3, -2]]), _one(), resolution=2, margin=0.5)
+    assert records[0].how["corners"]["c"] == [-2, 3]
+    # Width 4 from -2, height 3 from 0; a half of each is added on every side.
+    grid = [(-4, -1.5), (4, -1.5), (-4, 4.5), (4, 4.5)]
+    assert [(r.how["x"], r.how["y"]) for r in records[3:]] == grid
+
+
 def test_a_surface_by_hand():
     # The output is w_1 + w_2. Along x it changes by 1 per unit (u is the second axis), along y by
     # 1 per unit too (v is the first axis); the target is 1.
@@ -229,6 +237,7 @@ def test_statistics_without_batchnorm_change_nothing():
         ([[1, 2], [3, 4], [2, 3]], "on one line"),
         ([[1, 2], [2, 3], [1 + 1e7, 2 + 1e7]], "on one line"),
         ([[0, 0], [1, 0], [2, 1e-5]], "on one line"),
+        ([[0, 0], [1e-5, 0], [3, 1]], "on one line"),
         ([[1, 2], [1, 2], [2, 3]], "'a' and 'b' have the same weights"),
         ([[1, 2], [2, 3], [1, 2]], "'a' and 'c' have the same weights"),
         ([[1, 2], [2, 3], [2, 3]], "'b' and 'c' have the same weights"),

@@ -68,7 +68,7 @@ def compare(
     labels: Annotated[
         str,
         typer.Option("--labels", metavar="N,N", help="Labels of an unseen domain to fine-tune on."),
-    ] = "0,10,20,50,100",
+    ] = "0,10,50,100",
     entry: Annotated[
         str | None,
         typer.Option("--entry", help="Which entry of torch files has the weights, say ema."),
@@ -108,47 +108,62 @@ def compare(
         )
     from conjoin.comparison import Settings
     from conjoin.comparison import compare as run_comparison
-    from conjoin.comparison.user_code import find_callable, users_code
+    from conjoin.comparison.randomness import seeded
+    from conjoin.comparison.user_code import find_callable
     from conjoin.progress import Bars
     from conjoin.report.table import print_table
 
     settings = Settings(
         statistics=statistics, curve_examples=curve_examples, points=points, labels=_counts(labels)
     )
+    repeats, references = [_repeat(text) for text in repeat or []], _references(reference or [])
     console = report_console(stderr=as_json)
-    source = None if model is None else find_callable(model)
-    loaders = None
-    if data is not None:
-        function: Callable[[], Any] = find_callable(data)
-        with users_code(data):
-            loaders = function()
-        if loaders is None:
-            raise DataError(f"{data} gave None; it must return the loaders")
     try:
+        # random_split and the like must divide the data alike each time, or nothing could go on.
+        with seeded():
+            source = None if model is None else find_callable(model)
+            loaders = None if data is None else _loaders(data)
         with Bars(console, "") as bars:
             run = run_comparison(
                 models,
                 loaders,
                 out=out,
                 model=source,
-                repeats=[[Path(part) for part in text.split(",")] for text in repeat or []],
-                references=_references(reference or []),
+                repeats=repeats,
+                references=references,
                 settings=settings,
                 entry=entry,
                 device=device,
                 title=title,
-                command=shlex.join(["conjoin", *sys.argv[1:]]),
+                command=_command(),
                 progress=bars.start,
-                notice=console.print,
+                notice=lambda line: console.print(printable(line), soft_wrap=True),
             )
+        print_table(run, console)
+        _finish(out, console, page=not no_page)
     except KeyboardInterrupt:
         message = "Interrupted; what is finished is kept. Run the same command again to go on."
         error_console().print(printable(message), soft_wrap=True)
         raise typer.Exit(130) from None
-    print_table(run, console)
-    _finish(out, console, page=not no_page)
     if as_json:
         sys.stdout.write((out / "results.json").read_text(encoding="utf-8"))
+
+
+def _loaders(spec: str) -> Any:
+    from conjoin.comparison.user_code import find_callable, users_code
+
+    function: Callable[[], Any] = find_callable(spec)
+    with users_code(spec):
+        loaders = function()
+    if loaders is None:
+        raise DataError(f"{spec} gave None; it must return the loaders")
+    return loaders
+
+
+def _command() -> str:
+    """Give what repeats this; an argument of bytes that are no text is shown escaped."""
+    text = shlex.join(["conjoin", *sys.argv[1:]])
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _finish(out: Path, console: Any, *, page: bool) -> None:
@@ -162,12 +177,21 @@ def _finish(out: Path, console: Any, *, page: bool) -> None:
     console.print(f"Results: {out / 'results.json'}", soft_wrap=True, markup=False)
 
 
+def _repeat(text: str) -> list[Path]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise InputError(f"--repeat takes files, such as --repeat a1.pth,b1.pth, not {text!r}")
+    return [Path(part) for part in parts]
+
+
 def _references(texts: list[str]) -> dict[str, Path]:
-    found = {}
+    found: dict[str, Path] = {}
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or not name or not path:
             raise InputError(f"--reference takes NAME=FILE, such as 'all data=c.pth', not {text!r}")
+        if name in found:
+            raise InputError(f"--reference names two files {name!r}; give each its own name")
         found[name] = Path(path)
     return found
 

@@ -1,6 +1,6 @@
 """`compare`: your models, your data -> every row and curve, in one folder."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -20,13 +20,14 @@ from conjoin.comparison.networks import (
     names_of,
     network_of,
 )
+from conjoin.comparison.randomness import seeded
 from conjoin.comparison.rows import Row, parent_row, rows_for
 from conjoin.comparison.running import About, measure_subjects, write_files_run
+from conjoin.comparison.source_code import code_digest
 from conjoin.comparison.subject import Group, Network, Settings, Subject
 from conjoin.comparison.transferring import POOL
-from conjoin.comparison.user_code import code_digest
 from conjoin.comparison.views import distance_records
-from conjoin.errors import InputError, MismatchError
+from conjoin.errors import InputError, MismatchError, NonFiniteError
 from conjoin.merging import merge
 from conjoin.report.run_folder import Run
 from conjoin.stages import Stage, StageCache
@@ -98,41 +99,55 @@ def compare(
     if len(named) < 2:
         raise InputError("compare takes two or more models; only one is given")
     chosen, out = settings or Settings(), Path(out)
-    show = progress or _silent
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder to write the run into")
     files = all(not isinstance(m, nn.Module) for m in named.values())
     if files and model is None and data is None:
+        if repeats or references:
+            raise InputError("other seeds and references are only run: give a model and data too")
         return _compare_files(named, out, entry, title, command)
     if data is None:
         raise InputError("to run the models, data are needed: data={task: {...}} (--data)")
-    where = torch.device(device)
-    seeds = [named, *(dict(zip(named, again, strict=True)) for again in _checked(repeats, named))]
-    families = [_networks(found, model, entry, where) for found in seeds]
-    compared = _networks(references or {}, model, entry, where)
-    first = next(iter(families[0].values())).load()
-    tasks = read_tasks(data, first, drawn=max(chosen.statistics, POOL), progress=show)
-    trained = tuple(name for name, task in tasks.items() if task.trained_on)
-    subjects = [
-        Subject(seed, tasks, _groups(found, compared, trained), _scratch(model, seed, where))
-        for seed, found in enumerate(families)
-    ]
-    cache = StageCache(out / "cache", notice=notice)
-    hashes = {name: digest_of(m, entry) for name, m in named.items()}
-    about = About(
-        "compare",
-        title or f"{' and '.join(named)}: can their weights be combined?",
-        command,
-        hashes=hashes,
-        device=str(where),
-    )
-    with cache.locked():
-        return measure_subjects(_labs(subjects, chosen, cache, show), out, about)
+    where = _device(device)
+    with seeded():  # what the caller draws next is not changed
+        seeds = [named, *(dict(zip(named, m, strict=True)) for m in _checked(repeats, named))]
+        families = [_networks(found, model, entry, where) for found in seeds]
+        compared = _networks(names_of(references) if references else {}, model, entry, where)
+        for found in families:
+            _check_structure(found)
+        tasks = read_tasks(
+            data,
+            next(iter(families[0].values())).load(),
+            statistics=chosen.statistics,
+            pool=POOL,
+            progress=progress or _silent,
+        )
+        trained = tuple(name for name, task in tasks.items() if task.trained_on)
+        subjects = [
+            Subject(seed, tasks, _groups(found, compared, trained), _scratch(model, seed, where))
+            for seed, found in enumerate(families)
+        ]
+        cache = StageCache(out / "cache", notice=notice)
+        about = About(
+            "compare",
+            title or f"{' and '.join(named)}: can their weights be combined?",
+            command,
+            hashes={n: digest_of(m, entry) for n, m in {**(references or {}), **named}.items()},
+            device=str(where),
+        )
+        labs = (Laboratory(subject, chosen, cache, progress or _silent) for subject in subjects)
+        with cache.locked():
+            return measure_subjects(labs, out, about)
 
 
-def _labs(
-    subjects: Sequence[Subject], settings: Settings, cache: StageCache, progress: Progress
-) -> Iterator[Laboratory]:
-    for subject in subjects:
-        yield Laboratory(subject, settings, cache, progress)
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # what PyTorch raises without CUDA
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"networks cannot run on the device {str(device)!r}: {reason}") from error
+    return found
 
 
 def _checked(
@@ -159,7 +174,6 @@ def _networks(
 def _groups(
     networks: Mapping[str, Network], references: Mapping[str, Network], tasks: tuple[str, ...]
 ) -> tuple[Group, ...]:
-    _check_structure(networks)
     own = Group("models", "networks and combinations", networks, tasks, rows_for(list(networks)))
     if not references:
         return (own,)
@@ -175,6 +189,8 @@ def _check_structure(networks: Mapping[str, Network]) -> None:
         merge(loaded)
     except MismatchError as error:
         raise MismatchError(f"the networks are not of one structure: {error}") from error
+    except NonFiniteError:
+        return  # their structure was found to be the same; rows say what is too large
 
 
 def _scratch(source: Source | None, seed: int, device: torch.device) -> Network | None:
@@ -200,13 +216,13 @@ def _compare_files(
     opened = {name: open_checkpoint(str(path), entry=entry) for name, path in models.items()}
     for name, checkpoint in opened.items():
         check_finite(checkpoint, name)
+    try:
+        merged = {method: merge(list(opened.values()), method) for method in ("sum", "mean")}
+    except MismatchError as error:
+        raise MismatchError(f"the files are not of one structure: {error}") from error
     records = []
     for first, second in combinations(opened, 2):
         records += distance_records("models", (first, second), opened[first], opened[second], 0)
-    folder = out / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    for method in ("sum", "mean"):
-        save(merge(list(opened.values()), method), folder / f"{method}.safetensors", overwrite=True)
     about = About(
         "compare",
         title or f"{' and '.join(models)}: how far are they apart?",
@@ -217,7 +233,12 @@ def _compare_files(
         "networks are not run: name their class (--model net.py:Name) and data (--data "
         "data.py:loaders) for accuracies and curves"
     )
-    return write_files_run(out, about, list(models), records, reason)
+    folder = out / "checkpoints"
+    with StageCache(out / "cache").locked():
+        folder.mkdir(parents=True, exist_ok=True)
+        for method, checkpoint in merged.items():
+            save(checkpoint, folder / f"{method}.safetensors", overwrite=True)
+        return write_files_run(out, about, list(models), records, reason)
 
 
 def _silent(title: str) -> Callable[[int, int], None]:  # noqa: ARG001

@@ -29,25 +29,29 @@ class Usage:
 def metered(work: Callable[[], T]) -> tuple[T, Usage]:
     """Do some work; give its result, and what it took.
 
-    With CUDA, the memory is what PyTorch has allocated there. Without, it is the resident memory
+    The memory is what PyTorch has allocated with CUDA, if it has; else, it is the resident memory
     of this process, which only Linux lets one watch for a part of a program.
 
     >>> value, usage = metered(lambda: 1 + 1)
     >>> value, usage.seconds >= 0
     (2, True)
     """
-    began = time.perf_counter()
-    cuda = torch.cuda.is_available()
+    cuda = torch.cuda.is_initialized()
+    allocated = torch.cuda.memory_allocated() if cuda else 0
     if cuda:
-        before: int | None = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-    else:
-        before = _reset_peak()
+    resident = _reset_peak()
+    began = time.perf_counter()
     result = work()
+    if cuda:
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - began
-    peak = torch.cuda.max_memory_allocated() if cuda else _status("VmHWM")
-    known = before is not None and peak is not None
-    return result, Usage(seconds, max(0, peak - before) if known else None)  # type: ignore[operator]
+    risen = torch.cuda.max_memory_allocated() - allocated if cuda else 0
+    if risen > 0:
+        return result, Usage(seconds, risen)
+    peak = _status("VmHWM")
+    known = resident is not None and peak is not None
+    return result, Usage(seconds, max(0, peak - resident) if known else None)  # type: ignore[operator]
 
 
 def _reset_peak() -> int | None:

@@ -5,23 +5,23 @@ only if nothing has changed; it also finds labels out of range. Of the training 
 shuffled and augmented, some examples are drawn once, under a fixed seed, and kept in memory.
 """
 
-import hashlib
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
-from conjoin.batches import Data, Inputs, batches, map_inputs, pair_of, run_model, size_of
+from conjoin.batches import Data, Inputs, batches, map_inputs, pair_of, run_model
 from conjoin.checkpoints import closest_name
+from conjoin.comparison.digests import Digest, described
+from conjoin.comparison.examples import first_pairs, joined
+from conjoin.comparison.randomness import drawn as drawn_from
 from conjoin.comparison.subject import Part, TaskData
-from conjoin.comparison.user_code import users_code
-from conjoin.comparison.views import first_pairs
+from conjoin.comparison.user_code import their_traceback, users_code
 from conjoin.errors import ConjoinError, DataError
 from conjoin.evaluation import evaluating, outcomes
 from conjoin.stages import Stage
@@ -34,23 +34,40 @@ a domain that no network was trained on, and ``"classes": [...]``, their names."
 
 _PARTS: tuple[Part, ...] = get_args(Part)
 _KNOWN = (*_PARTS, "trained_on", "classes")
+_OFTEN = {"val": "validation", "valid": "validation", "dev": "validation", "eval": "validation"}
 
 BATCH = 500
+
+STATISTICS_BATCH = 250
+"""Size of the batches that statistics are made of, whatever the loader's."""
+
+Progress = Callable[[str], Callable[[int, int], None]]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a part of the data is, of which no example is kept."""
+
+    stage: Stage
+    count: int
+    regression: bool
 
 
 def read_tasks(
     data: Mapping[str, Any],
     model: nn.Module,
     *,
-    drawn: int,
-    progress: Callable[[str], Callable[[int, int], None]],
+    statistics: int,
+    pool: int,
+    progress: Progress,
 ) -> dict[str, TaskData]:
     """Check data and give them as tasks.
 
     Args:
         data: task -> `TaskSpec`; or the `TaskSpec` of a single task.
         model: one of the networks; each part's first batch is run through it.
-        drawn: how many training examples are drawn.
+        statistics: how many training examples are drawn.
+        pool: how many of a task that no network was trained on.
         progress: shows the pass over the data.
 
     Raises:
@@ -60,53 +77,54 @@ def read_tasks(
     if not isinstance(data, Mapping) or not data:
         raise DataError(
             f"data must be {{task: {{'train': ..., 'validation': ..., 'test': ...}}}}, not "
-            f"{type(data).__name__}"
+            f"{'empty' if isinstance(data, Mapping) else type(data).__name__}"
         )
     # A single task may be given without a name.
-    named = {"task": data} if any(part in data for part in _PARTS) else data
-    tasks = {}
-    for name, spec in named.items():
-        tasks[str(name)] = _task(str(name), spec, model, drawn, progress)
+    several = any(isinstance(spec, Mapping) for spec in data.values())
+    tasks: dict[str, TaskData] = {}
+    for key, spec in (data if several else {"task": data}).items():
+        # A name of bytes that are no text would end up in files that are text.
+        name = str(key).encode("utf-8", "backslashreplace").decode()
+        if not name or name in tasks:
+            raise DataError(f"a task's name is {'empty' if not name else f'there twice: {name!r}'}")
+        _check_spec(name, spec)
+        drawn = statistics if spec.get("trained_on", True) else pool
+        tasks[name] = _task(name, spec, model, drawn, progress)
     if not any(task.trained_on for task in tasks.values()):
         raise DataError("every task is marked 'trained_on': False; at least one must be trained on")
     return tasks
 
 
-def _task(
-    name: str,
-    spec: Any,
-    model: nn.Module,
-    drawn: int,
-    progress: Callable[[str], Callable[[int, int], None]],
-) -> TaskData:
-    _check_spec(name, spec)
+def _task(name: str, spec: TaskSpec, model: nn.Module, drawn: int, progress: Progress) -> TaskData:
     trained_on = bool(spec.get("trained_on", True))
+    classes = _classes(name, spec.get("classes"))
     parts: dict[Part, Callable[[], Data]] = {}
-    stages: dict[Part, Stage] = {}
+    seen: dict[Part, _Seen] = {}
     counts: dict[Part, int] = {}
-    regression = False
     held: tuple[Part, ...] = ("validation", "test")
     for part in held:
-        if part not in spec:
-            continue
-        where = f"{name}, {part} part"
-        outputs, regression = _try(spec[part], model, where)
-        digest, count = _read(spec[part], where, outputs, progress(f"reading {where}"))
-        parts[part] = partial(_Theirs, spec[part], where)
-        counts[part] = count
-        stages[part] = Stage("data", 1, {"sha256": digest})
+        if part in spec:
+            theirs = _Theirs(spec[part], f"{name}, {part} part")
+            seen[part] = _read(theirs, model, classes, progress)
+            parts[part] = partial(_given, theirs)
+            counts[part] = seen[part].count
     if "train" in spec:
-        where = f"{name}, training part"
-        _try(spec["train"], model, where)
-        with _fixed_randomness(), users_code(f"the data of {where}"):
-            kept = first_pairs(spec["train"], drawn, where)
-        parts["train"] = lambda: kept
-        digest, count = _digest(kept, where, None)
-        stages["train"] = Stage("data", 1, {"sha256": digest})
-        counts["train"] = _length(spec["train"], count)
-    classes = spec.get("classes")
-    shown = None if classes is None else tuple(str(label) for label in classes)
-    return TaskData(name, parts, stages, trained_on, regression, shown, counts)
+        theirs = _Theirs(spec["train"], f"{name}, training part")
+        kept, seen["train"] = _drawn(theirs, model, drawn, check_labels=not trained_on)
+        parts["train"] = partial(_given, kept)
+        found = seen["train"].count  # fewer than were asked for are all that there are
+        known = found if found < drawn else _length(spec["train"])
+        if known is not None:
+            counts["train"] = known
+    judged = [one for part, one in seen.items() if part != "train" or not trained_on]
+    if len({one.regression for one in judged}) > 1:
+        raise DataError(f"{name}: the targets of one part are labels, of another floating-point")
+    stages = {part: one.stage for part, one in seen.items()}
+    return TaskData(name, parts, stages, trained_on, seen["test"].regression, classes, counts)
+
+
+def _given(data: Data) -> Data:
+    return data
 
 
 def _check_spec(name: str, spec: Any) -> None:
@@ -117,11 +135,13 @@ def _check_spec(name: str, spec: Any) -> None:
         )
     for key in spec:
         if key not in _KNOWN:
-            close = closest_name(str(key), _KNOWN)
+            close = _OFTEN.get(str(key)) or closest_name(str(key), _KNOWN)
             hint = f"; did you mean {close!r}?" if close else ""
             raise DataError(
                 f"the data of {name!r} have a part {key!r}; known are {', '.join(_KNOWN)}{hint}"
             )
+    if not isinstance(spec.get("trained_on", True), bool):
+        raise DataError(f"'trained_on' of {name!r} is True or False, not {spec['trained_on']!r}")
     needed = ("validation", "test") if spec.get("trained_on", True) else ("test",)
     for part in needed:
         if part not in spec:
@@ -130,33 +150,113 @@ def _check_spec(name: str, spec: Any) -> None:
                 "weight - is chosen on validation data, and test data are kept for the table. "
                 "Divide what you have: torch.utils.data.random_split(dataset, [0.8, 0.2])"
             )
+    for part in _PARTS:
+        if part in spec:
+            _check_part(f"{name}, {part} part", spec[part])
+
+
+def _check_part(where: str, data: Any) -> None:
+    if isinstance(data, Iterator):
+        raise DataError(
+            f"{where}: a {type(data).__name__} can be gone through only once, but every network is "
+            "run on the data; give a loader, or a list of its batches"
+        )
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        raise DataError(
+            f"{where}: {type(data).__name__} is a data set of single examples; give a loader of "
+            "it: torch.utils.data.DataLoader(dataset, batch_size=100)"
+        )
+    can_be_gone_through = isinstance(data, Iterable) or hasattr(data, "__getitem__")
+    if isinstance(data, Mapping | str) or not can_be_gone_through:
+        raise DataError(
+            f"{where}: expected a loader of (inputs, labels), or that pair, not "
+            f"{type(data).__name__}"
+        )
+
+
+def _classes(name: str, classes: Any) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    if isinstance(classes, str | Mapping) or not isinstance(classes, Iterable):
+        raise DataError(f"'classes' of {name!r} is a list of their names, not {classes!r}")
+    return tuple(str(label) for label in classes)
 
 
 @dataclass(frozen=True, eq=False)
 class _Theirs:
-    """The user's data, which can be gone through again; errors of theirs are shown as theirs."""
+    """The user's data, with the same examples each time; errors of theirs are shown as theirs."""
 
     data: Data
     where: str
 
     def __iter__(self) -> Iterator[Any]:
-        with users_code(f"the data of {self.where}"):
-            iterator = iter(batches(self.data, BATCH))
+        iterator: Iterator[Any] | None = None
         while True:
             with users_code(f"the data of {self.where}"):
-                batch = next(iterator, None)
-            if batch is None:
-                return
+                iterator = iterator or drawn_from(batches(self.data, BATCH))
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
             yield batch
 
 
-def _try(data: Data, model: nn.Module, where: str) -> tuple[int | None, bool]:
-    """Run the first batch; give the number of outputs (None: a regression), and which it is."""
-    with _fixed_randomness(), users_code(f"the data of {where}"):
-        first = next(iter(batches(data, BATCH)), None)
+def _read(
+    data: _Theirs, model: nn.Module, classes: tuple[str, ...] | None, progress: Progress
+) -> _Seen:
+    """Go through a part once: does it fit the model, and what is its hash?"""
+    outputs, regression = _try(data, model, judged=True)
+    update = progress(f"reading {data.where}")
+    digest, highest = Digest(), 0
+    for batch in data:
+        inputs, targets = pair_of(batch, data.where)
+        if not regression:
+            highest = max(highest, _checked_labels(targets, outputs, data.where))
+        digest.add(inputs, targets, data.where)
+    if classes is not None and highest >= len(classes):
+        raise DataError(
+            f"{data.where}: labels reach to {highest}, but 'classes' has {len(classes)} names"
+        )
+    update(digest.count, digest.count)
+    stage = Stage("data", 1, {"sha256": digest.hexdigest()})
+    return _Seen(stage, digest.count, regression)
+
+
+def _drawn(
+    data: _Theirs, model: nn.Module, count: int, *, check_labels: bool
+) -> tuple[list[tuple[Inputs, Tensor]], _Seen]:
+    """Draw training examples, in batches of one size where their shapes allow it."""
+    # The labels of a task that networks were trained on are not used.
+    outputs, regression = _try(data, model, judged=check_labels)
+    kept = first_pairs(data, count, data.where)
+    found = sum(len(targets) for _, targets in kept)
+    # Batches of several shapes, such as texts, stay as they are.
+    with suppress(DataError, RuntimeError):
+        kept = first_pairs(joined(kept), count, data.where, batch_size=STATISTICS_BATCH)
+    if len(kept) > 1 and len(kept[-1][1]) == 1:
+        kept = kept[:-1]  # BatchNorm has no variance of a single example
+    digest = Digest()
+    for inputs, targets in kept:
+        if check_labels and not regression:
+            _checked_labels(targets, outputs, data.where)
+        digest.add(inputs, targets, data.where)
+    sizes = [len(targets) for _, targets in kept]
+    stage = Stage("data", 1, {"sha256": digest.hexdigest(), "batches": sizes})
+    return kept, _Seen(stage, found, regression)
+
+
+def _try(data: _Theirs, model: nn.Module, *, judged: bool) -> tuple[int | None, bool]:
+    """Run two examples; give the number of outputs (None: no matter), and if it is a regression.
+
+    Args:
+        data: a part of it.
+        model: what is run.
+        judged: whether outputs are compared with targets, so that the two must fit.
+    """
+    first = next(iter(data), None)
     if first is None:
-        raise DataError(f"{where}: it gave no batch; a loader can be used up: pass a list")
-    inputs, targets = pair_of(first, where)
+        raise DataError(f"{data.where}: it gave no batch; a loader can be used up: pass a list")
+    inputs, targets = pair_of(first, data.where)
     few = map_inputs(inputs, lambda tensor: tensor[:2])
     try:
         with torch.no_grad(), evaluating([model]):
@@ -165,71 +265,35 @@ def _try(data: Data, model: nn.Module, where: str) -> tuple[int | None, bool]:
         raise
     except Exception as error:
         raise DataError(
-            f"{where}: the model {type(model).__name__} does not take its inputs "
-            f"({_shapes(inputs)}): {type(error).__name__}: {error}"
+            f"{data.where}: the model {type(model).__name__} does not take its inputs "
+            f"({described(inputs)}):\n{their_traceback(error)}"
         ) from error
-    outcomes(model, [(few, targets[:2])], where)  # its errors say what targets and outputs must be
     regression = targets.is_floating_point()
+    if not judged:
+        return None, regression
+    outcomes(model, [(few, targets[:2])], data.where)  # its errors say what is expected
     return (None if regression else int(outputs.shape[1])), regression
 
 
-def _read(
-    data: Data, where: str, outputs: int | None, on_done: Callable[[int, int], None]
-) -> tuple[str, int]:
-    with _fixed_randomness():
-        digest, count = _digest(_Theirs(data, where), where, outputs)
-    on_done(count, count)
-    return digest, count
+def _checked_labels(labels: Tensor, outputs: int | None, where: str) -> int:
+    """Give the highest label; raise if one has no output. Outputs None: any number."""
+    if not len(labels):
+        return 0
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (outputs is not None and high >= outputs):
+        raise DataError(
+            f"{where}: labels reach from {low} to {high}, but the model has {outputs} outputs, "
+            f"for labels 0 to {(outputs or 0) - 1}"
+        )
+    return high
 
 
-def _digest(data: Data, where: str, outputs: int | None) -> tuple[str, int]:
-    digest, count = hashlib.sha256(), 0
-    for batch in data:
-        inputs, targets = pair_of(batch, where)
-        if outputs is not None and len(targets):
-            low, high = int(targets.min()), int(targets.max())
-            if low < 0 or high >= outputs:
-                raise DataError(
-                    f"{where}: labels reach from {low} to {high}, but the model has {outputs} "
-                    f"outputs, for labels 0 to {outputs - 1}"
-                )
-        for tensor in (*_tensors(inputs), targets):
-            digest.update(f"{tensor.dtype} {list(tensor.shape[1:])}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        count += size_of(inputs)
-    return digest.hexdigest(), count
-
-
-def _tensors(inputs: Inputs) -> Sequence[Tensor]:
-    if isinstance(inputs, Tensor):
-        return [inputs]
-    return list(inputs.values()) if isinstance(inputs, Mapping) else inputs
-
-
-def _shapes(inputs: Inputs) -> str:
-    return ", ".join(f"{t.dtype} {list(t.shape)}".removeprefix("torch.") for t in _tensors(inputs))
-
-
-def _length(data: Data, known: int) -> int:
-    """Give the number of training examples, where a loader tells."""
-    dataset = getattr(data, "dataset", None)
-    if dataset is not None and hasattr(dataset, "__len__"):
-        return len(dataset)
-    if isinstance(data, tuple) and isinstance(data[1], Tensor):
+def _length(data: Data) -> int | None:
+    """Give the number of examples of data that are not gone through, where they tell."""
+    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor):
         return len(data[1])
-    return known
-
-
-@contextmanager
-def _fixed_randomness() -> Iterator[None]:
-    """Draw the same shuffled and augmented examples each time; put all generators back."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+    sampler = getattr(data, "sampler", None)
+    try:
+        return None if sampler is None else len(sampler)
+    except TypeError:  # of a stream
+        return None

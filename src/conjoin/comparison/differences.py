@@ -36,15 +36,15 @@ def differences(
             values = [_scores(measured, name, metric) for measured in stored]
             if all(value is not None for value in values) and values:
                 scores[key] = np.stack([value for value in values if value is not None])
-        seeds = {len(value) for value in scores.values()}
+        # A row that lacks a seed, or of which there is one example, has no interval.
+        seeds = max((len(value) for value in scores.values()), default=0)
+        scores = {k: v for k, v in scores.items() if len(v) == seeds and v.shape[1] > 1}
         pairs = [
             (key, other)
             for key, others in against.get(name, {}).items()
             for other in others
             if key != other and key in scores and other in scores
         ]
-        if not pairs or len(seeds) != 1:
-            continue
         for (key, other), interval in zip(
             pairs, paired_intervals(scores, pairs, level=LEVEL), strict=True
         ):

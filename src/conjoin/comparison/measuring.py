@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from conjoin.atomic import write_bytes
 from conjoin.checkpoints import open_checkpoint, save
 from conjoin.comparison.costs import Usage, metered
-from conjoin.comparison.rows import Family, Row
+from conjoin.comparison.randomness import seeded
+from conjoin.comparison.rows import Family, Row, comparable, predictor_of
 from conjoin.comparison.subject import Group, Network, Part, Settings, Subject, TaskData
-from conjoin.errors import DataError
+from conjoin.comparison.user_code import is_theirs, their_traceback
+from conjoin.errors import ConjoinError, DataError, UserCodeError
 from conjoin.evaluation import Outcomes, Predictor, outcomes
 from conjoin.measure.calibration import calibration_error
 from conjoin.records import Record, read_records, write_json
@@ -29,6 +31,7 @@ __all__ = [
     "check_same_order",
     "row_key",
     "settings_of",
+    "stored_outcomes",
 ]
 
 MEASURING_VERSION = 1
@@ -95,6 +98,28 @@ class Laboratory:
     cache: StageCache
     progress: Progress
 
+    def stage(self, stage: Stage, make: Callable[[Path], None]) -> Path:
+        """Give the folder of a stage; make it, with the run's seed, if it is not there.
+
+        A network may draw random numbers though it is in eval mode: the seed makes a run that was
+        interrupted draw what it would have drawn.
+        """
+
+        def seeded_make(out: Path, work: Path) -> None:  # noqa: ARG001 - none takes hours
+            try:
+                with seeded(self.subject.seed):
+                    make(out)
+            except (ConjoinError, OSError, MemoryError):
+                raise
+            except Exception as error:
+                if not is_theirs(error):
+                    raise
+                raise UserCodeError(
+                    f"running a network raised an error:\n{their_traceback(error)}"
+                ) from error
+
+        return self.cache.get(stage, seeded_make)
+
     def families(self) -> Iterator[Family]:
         """Give each group with its data and with the specialist of each task."""
         for group in self.subject.groups:
@@ -117,39 +142,47 @@ class Laboratory:
                 {"network": network.stage, "data": task.stages["validation"]},
             )
 
-            def make(out: Path, work: Path, name: str = name, task: TaskData = task) -> None:  # noqa: ARG001
-                found = outcomes(network.load(), task.parts["validation"](), name)
-                how = {"view": "specialist"}
-                records = self._records(network.name, name, "validation", found, how)
+            def make(out: Path, name: str = name, task: TaskData = task) -> None:
+                predictor = predictor_of(network.load())
+                chosen = predictor.get(name) if isinstance(predictor, Mapping) else predictor
+                records: list[Record] = []
+                if chosen is not None:
+                    found = outcomes(chosen, task.parts["validation"](), name)
+                    how = {"view": "specialist"}
+                    records = self._records(network.name, name, "validation", found, how)
                 write_json(out / "records.json", records)
 
-            records += read_records(self.cache.get(stage, make) / "records.json")
+            records += read_records(self.stage(stage, make) / "records.json")
         return records
 
     def validated_family(self, family: Family) -> list[Record]:
-        """Measure every network of a group on the validation parts of its tasks."""
-        found = [self.validated(n, family.tasks) for n in family.networks.values()]
+        """Measure the specialist of each task on validation parts."""
         how = {"group": family.group.key}
-        return [replace(r, how={**r.how, **how}) for records in found for r in records]
+        return [
+            replace(record, how={**record.how, **how})
+            for name in dict.fromkeys(family.own.values())
+            for record in self.validated(family.networks[name], family.tasks)
+        ]
 
     def _own(self, group: Group, tasks: Mapping[str, TaskData]) -> dict[str, str]:
         own = {}
         for name, task in tasks.items():
             metric, sign = ("loss", -1) if task.regression else ("accuracy", 1)
             scores = {
-                network.name: sign * record.value
+                network.name: comparable(sign * record.value)
                 for network in group.networks.values()
                 for record in self.validated(network, {name: task})
                 if record.metric == metric
             }
-            own[name] = max(scores, key=lambda network: scores[network])
+            if scores:
+                own[name] = max(scores, key=lambda network: scores[network])
         return own
 
     def row(self, family: Family, row: Row) -> Measured:
         """Make a row's network and measure it, unless that is done."""
         key = row_key(family.group, row)
 
-        def make(out: Path, work: Path) -> None:  # noqa: ARG001 - quick to make again
+        def make(out: Path) -> None:
             predictor, made = metered(lambda: row.make(family))
             found, tested = metered(lambda: self._tested(predictor, family))
             records = []
@@ -163,13 +196,13 @@ class Laboratory:
                 }
                 records += self._records(key, task, part, outcome, how)
             write_json(out / "records.json", records)
-            save(_stored(found), out / "outcomes.safetensors")
+            save(stored_outcomes(found), out / "outcomes.safetensors")
             cost = _cost(key, self.subject.seed, made, tested, predictor)
             write_bytes(out / "cost.json", json.dumps(cost).encode())
             if row.save and isinstance(predictor, nn.Module):
                 save(predictor, out / "network.safetensors")
 
-        return Measured(self.cache.get(self.row_stage(family, row), make), key)
+        return Measured(self.stage(self.row_stage(family, row), make), key)
 
     def row_stage(self, family: Family, row: Row) -> Stage:
         """Say what the numbers of a row depend on."""
@@ -181,6 +214,10 @@ class Laboratory:
         settings = {
             "row": row_key(family.group, row),
             "version": row.version,
+            # Their order decides what comes first, and how sums are rounded.
+            "networks": list(family.networks),
+            "tasks": list(family.tasks),
+            "own": None if family.group.own is None else dict(family.group.own),
             "statistics": self.settings.statistics,
             "seed": self.subject.seed,
         }
@@ -223,7 +260,7 @@ def _networks(predictor: Predictor, task: str) -> int:
     return 1 if isinstance(chosen, nn.Module) else len(chosen)
 
 
-def _stored(found: Mapping[tuple[str, Part], Outcomes]) -> dict[str, Tensor]:
+def stored_outcomes(found: Mapping[tuple[str, Part], Outcomes]) -> dict[str, Tensor]:
     """Give what each test example got: for intervals, pictures and calibration."""
     tensors: dict[str, Tensor] = {}
     for (task, part), outcome in found.items():

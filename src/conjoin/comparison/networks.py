@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from torch import nn
 
 from conjoin.checkpoints import Checkpoint, as_checkpoint, describe_name_difference, open_checkpoint
+from conjoin.comparison.randomness import seeded
+from conjoin.comparison.source_code import code_digest, structure_digest
 from conjoin.comparison.subject import Network
-from conjoin.comparison.user_code import code_digest, users_code
-from conjoin.errors import InputError, MismatchError, NonFiniteError
+from conjoin.comparison.user_code import users_code
+from conjoin.errors import InputError, MismatchError, NonFiniteError, UserCodeError
 from conjoin.measure import nonfinite_tensors
 from conjoin.stages import Stage
 
@@ -27,7 +30,7 @@ Source = Callable[[], nn.Module]
 
 
 def names_of(models: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
-    """Name models: by their file, with its folder where two would have one name.
+    """Name models: by their file, with as much of its folder as tells it from the others.
 
     >>> list(names_of(["run1/best.pth", "run2/best.pth"]))
     ['run1/best', 'run2/best']
@@ -35,24 +38,40 @@ def names_of(models: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
     ['a', 'b']
 
     Raises:
-        InputError: there are none, or two have one name.
+        InputError: there are none, two have one name, or something is neither module nor file.
     """
-    if isinstance(models, Mapping):
-        named = dict(models)
-    else:
-        named = dict(zip(_names(models), models, strict=True))
-        if len(named) != len(models):
-            raise InputError("two models have the same name; pass a mapping {name: model}")
-    if not named:
+    for model in models.values() if isinstance(models, Mapping) else models:
+        if not isinstance(model, nn.Module | str | PathLike):
+            raise InputError(
+                f"a model is a torch.nn.Module or a file of weights, not {type(model).__name__}"
+            )
+    values = list(models.values() if isinstance(models, Mapping) else models)
+    texts = list(map(str, models)) if isinstance(models, Mapping) else _names(values)
+    # A name of bytes that are no text would end up in files that are text.
+    names = [text.encode("utf-8", "backslashreplace").decode() for text in texts]
+    twice = [name for name, count in Counter(names).items() if count > 1 or not name]
+    if twice:
+        raise InputError(
+            f"two models are called {twice[0]!r}; give different files, or pass a mapping "
+            "{name: model}"
+            if twice[0]
+            else "a model has an empty name"
+        )
+    if not names:
         raise InputError("there is no model to compare")
-    return named
+    return dict(zip(names, values, strict=True))
 
 
 def _names(models: Sequence[Model]) -> list[str]:
-    stems = [_stem(model, number, 1) for number, model in enumerate(models)]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [_stem(model, number, 2) for number, model in enumerate(models)]
+    """Give the shortest names that differ; the last ones, if none do."""
+    depths = [len(Path(m).parts) for m in models if not isinstance(m, nn.Module)]
+    names: list[str] = []
+    for depth in range(1, max(depths, default=1) + 1):
+        names = [_stem(model, number, depth) for number, model in enumerate(models)]
+        if len(set(names)) == len(names):
+            return names
+    # a.pt beside a.pth
+    return [str(m) if not isinstance(m, nn.Module) else names[n] for n, m in enumerate(models)]
 
 
 def _stem(model: Model, number: int, depth: int) -> str:
@@ -70,13 +89,20 @@ def fresh(source: Source, seed: int = 0) -> nn.Module:
         InputError: it made no module.
     """
     name = getattr(source, "__name__", type(source).__name__)
-    with torch.random.fork_rng(devices=[]), users_code(f"making the model ({name})"):
-        torch.manual_seed(seed)
-        made = source()
+    advice = (
+        "for a class that takes arguments, name a function without arguments that returns the model"
+    )
+    with seeded(seed):
+        try:
+            with users_code(f"making the model ({name})"):
+                made = source()
+        except UserCodeError as error:
+            if isinstance(error.__cause__, TypeError) and "argument" in str(error.__cause__):
+                error.add_note(advice)
+            raise
     if not isinstance(made, nn.Module):
         raise InputError(
-            f"{name} must give a torch.nn.Module; it gave {type(made).__name__}. For a class that "
-            "takes arguments, name a function without arguments that returns the model"
+            f"{name} must give a torch.nn.Module; it gave {type(made).__name__}; {advice}"
         )
     return made
 
@@ -94,7 +120,7 @@ def network_of(
     if isinstance(model, nn.Module):
         checkpoint: Checkpoint = as_checkpoint(model)
         module = model
-        code = code_digest(type(model))
+        code = structure_digest(model)
 
         def load() -> nn.Module:
             return copy.deepcopy(module).to(device).eval()
@@ -105,8 +131,9 @@ def network_of(
             raise InputError(f"to run {path}, its class is needed: --model net.py:Name")
         checkpoint = open_checkpoint(path, entry=entry)
         made = source
-        check_fit(fresh(made), checkpoint, str(path))
-        code = code_digest(made)
+        new = fresh(made)
+        check_fit(new, checkpoint, str(path))
+        code = f"{code_digest(made)} {structure_digest(new)}"
 
         def load() -> nn.Module:
             new = fresh(made)
@@ -150,13 +177,18 @@ def check_fit(module: nn.Module, checkpoint: Checkpoint, where: str) -> None:
 
 
 def digest_of(model: Model, entry: str | None = None) -> str:
-    """Give the SHA-256 of a file, or of a module's tensors."""
+    """Give the SHA-256 of a file, or of a module's tensors.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     if not isinstance(model, nn.Module):
         with Path(model).open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         return found if entry is None else f"{found} {entry}"
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    # Buffers that are not saved matter too.
+    for name, tensor in {**model.state_dict(), **dict(model.named_buffers())}.items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")

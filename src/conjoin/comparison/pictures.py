@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from conjoin.checkpoints import open_checkpoint, save
+from conjoin.comparison.examples import first_pairs, joined
 from conjoin.comparison.measuring import Laboratory, Measured
 from conjoin.comparison.subject import TaskData
-from conjoin.comparison.views import first_pairs, joined
 
 __all__ = ["save_filters", "save_samples"]
 

@@ -5,19 +5,22 @@ predictor, and one that says why it does not apply. Table, figures, page and fil
 """
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from conjoin.batches import Inputs, first_examples
+from conjoin.batches import Inputs
+from conjoin.comparison.examples import first_pairs
 from conjoin.comparison.subject import Group, Network, Settings, TaskData
 from conjoin.evaluation import Predictor, outcomes
 from conjoin.merging import merge
+from conjoin.modules import MultiHead
 from conjoin.repair import reestimate_batchnorm
 
 __all__ = [
@@ -28,8 +31,10 @@ __all__ = [
     "Row",
     "RowKind",
     "best_of",
+    "comparable",
     "has_batchnorm",
     "parent_row",
+    "predictor_of",
     "rows_for",
 ]
 
@@ -67,11 +72,15 @@ class Family:
         """Give every network, loaded anew, by name."""
         return {name: network.load() for name, network in self.networks.items()}
 
-    def statistics(self, tasks: Sequence[str] | None = None) -> list[list[Inputs]]:
-        """Give unlabelled training inputs of each task, in batches."""
+    def statistics(self, tasks: Sequence[str] | None = None) -> list[list[tuple[Inputs, Tensor]]]:
+        """Give training examples of each task, in batches; their labels are not used.
+
+        With labels, since two inputs in a tuple could be taken for inputs and labels.
+        """
         chosen = self.tasks if tasks is None else tasks
+        count = self.settings.statistics
         return [
-            first_examples(self.tasks[task].parts["train"](), self.settings.statistics)
+            first_pairs(self.tasks[task].parts["train"](), count, task, batch_size=250)
             for task in chosen
         ]
 
@@ -157,8 +166,15 @@ def rows_for(names: Sequence[str]) -> tuple[Row, ...]:
     return (*(parent_row(name) for name in names), *ROWS)
 
 
-def _alone(name: str, family: Family) -> nn.Module:
-    return family.networks[name].load()
+def _alone(name: str, family: Family) -> Predictor:
+    return predictor_of(family.networks[name].load())
+
+
+def predictor_of(network: nn.Module) -> Predictor:
+    """Give a network as what can be evaluated: one with several heads is told the task."""
+    if isinstance(network, MultiHead):
+        return {task: network.for_task(task) for task in network.heads}
+    return network
 
 
 def _best_parent(names: Sequence[str] | None, family: Family) -> nn.Module:
@@ -200,14 +216,12 @@ SHARES = tuple(round(0.05 * step, 2) for step in range(21))
 def _weighted(family: Family) -> nn.Module:
     """The best point between two networks, by the mean over tasks on validation data."""
     models = list(family.models().values())
-    best, best_score = None, float("-inf")
-    for share in SHARES:
-        module = family.repaired(merge(models, "linear", weights=[1 - share, share]))
-        score = _validation_score(module, family)
-        if best is None or score > best_score:
-            best, best_score = module, score
-    assert best is not None
-    return best
+
+    def at(share: float) -> nn.Module:
+        return family.repaired(merge(models, "linear", weights=[1 - share, share]))
+
+    # Made again at the end, rather than kept: networks may be large.
+    return at(max(SHARES, key=lambda share: _validation_score(at(share), family)))
 
 
 def _validation_score(module: nn.Module, family: Family) -> float:
@@ -216,7 +230,16 @@ def _validation_score(module: nn.Module, family: Family) -> float:
     for name, task in family.tasks.items():
         metrics = outcomes(module, task.parts["validation"](), name).metrics()
         scores.append(-metrics["loss"] if task.regression else metrics["accuracy"])
-    return sum(scores) / len(scores)
+    return comparable(sum(scores) / len(scores))
+
+
+def comparable(score: float) -> float:
+    """Give a score that can be compared: NaN, which no number is above or below, is the worst.
+
+    >>> max([math.nan, -1.0], key=comparable)
+    -1.0
+    """
+    return -math.inf if math.isnan(score) else score
 
 
 def _lacks_batchnorm(family: Family) -> str | None:

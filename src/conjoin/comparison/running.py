@@ -15,18 +15,32 @@ import torch
 from conjoin import __version__
 from conjoin.atomic import write_bytes
 from conjoin.comparison.differences import differences
-from conjoin.comparison.measuring import Laboratory, Measured, row_key, settings_of
+from conjoin.comparison.measuring import (
+    Laboratory,
+    Measured,
+    check_same_order,
+    row_key,
+    settings_of,
+)
 from conjoin.comparison.pictures import save_filters, save_samples
 from conjoin.comparison.rows import BEST_PARENT, MEAN, Family, Row
 from conjoin.comparison.subject import Group, Subject, TaskData
-from conjoin.comparison.transferring import measure_transfer
+from conjoin.comparison.transferring import (
+    Tuned,
+    measure_transfer,
+    transfer_differences,
+    why_not_transfer,
+)
 from conjoin.comparison.views import VIEWS, measure_view
-from conjoin.errors import ConjoinError
+from conjoin.errors import ConjoinError, DataError, InputError, MismatchError, NonFiniteError
 from conjoin.records import Record, write_csv, write_json
 from conjoin.report.run_folder import COSTS, RESULTS, Run, read_run
 from conjoin.report.table import markdown_table
 
 __all__ = ["About", "file_name", "measure_subjects", "place", "write_files_run"]
+
+
+TABLE, SAMPLES, FILTERS = "table.md", "samples.safetensors", "filters.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class _Found:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: list[dict[str, str]] = field(default_factory=list)
     own: dict[str, str] = field(default_factory=dict)
+    tuned: list[Tuned] = field(default_factory=list)
 
     def skip(self, group: str, name: str, reason: str) -> None:
         entry = {"group": group, "name": name, "reason": reason}
@@ -83,8 +98,8 @@ def measure_subjects(labs: Iterable[Laboratory], out: Path, about: About) -> Run
     found = _Found()
     seen: list[Laboratory] = []
     for lab in labs:
-        _measure(lab, found, first=not seen)
-        _export(lab, found, out / "checkpoints")
+        measured = _measure(lab, found, first=not seen)
+        _export(lab, measured, out / "checkpoints")
         seen.append(lab)
     first = seen[0]
     subject = first.subject
@@ -92,13 +107,14 @@ def measure_subjects(labs: Iterable[Laboratory], out: Path, about: About) -> Run
     if specialists is None:
         specialists = {task: key for task, key in found.own.items() if key in found.rows}
     intervals = differences(found.stored, subject.tasks, _against(found, subject, specialists))
+    intervals += transfer_differences(found.tuned, subject.tasks)
     info = _info(about, first, [lab.subject.seed for lab in seen], found, specialists)
     write_json(out / RESULTS, found.records, run=info, intervals=intervals)
     write_csv(out / "results.csv", found.records)
     _write_costs(out, found, about, time.perf_counter() - began)
     _write_pictures(first, found, out)
     run = read_run(out)
-    write_bytes(out / "table.md", markdown_table(run).encode())
+    write_bytes(out / TABLE, markdown_table(run).encode())
     return run
 
 
@@ -125,16 +141,20 @@ def write_files_run(
     }
     write_json(out / RESULTS, records, run=info)
     write_csv(out / "results.csv", records)
+    for name in (COSTS, TABLE, SAMPLES, FILTERS):  # of an earlier run with networks
+        (out / name).unlink(missing_ok=True)
     return read_run(out)
 
 
-def _measure(lab: Laboratory, found: _Found, *, first: bool) -> None:
+def _measure(lab: Laboratory, found: _Found, *, first: bool) -> dict[str, Measured]:
+    """Measure all of one seed; give what is stored of its rows."""
+    rows: dict[str, Measured] = {}
     for family in lab.families():
         group = family.group
         for task, name in family.own.items():
             found.own.setdefault(task, f"{group.key}: {name} alone")
         found.records += lab.validated_family(family)
-        _measure_rows(lab, family, found)
+        rows |= _measure_rows(lab, family, found)
         for kind in VIEWS:
             if kind.name not in group.views or not (kind.every_seed or first):
                 continue
@@ -142,31 +162,58 @@ def _measure(lab: Laboratory, found: _Found, *, first: bool) -> None:
             if reason is not None:
                 found.skip(group.key, kind.title, reason)
                 continue
-            found.records += measure_view(lab, family, kind)
-    found.records += measure_transfer(lab)
+            try:
+                records = measure_view(lab, family, kind)
+                if not records:
+                    found.skip(group.key, kind.title, "the networks have nothing that it shows")
+                found.records += records
+            except (DataError, InputError, MismatchError, NonFiniteError) as error:
+                found.skip(group.key, kind.title, str(error))
+    try:
+        records, tuned = measure_transfer(lab)
+        found.records += records
+        found.tuned += tuned
+    except (DataError, InputError) as error:  # such as one label where there is BatchNorm
+        found.skip("", "transfer", str(error))
+    reasons = [why_not_transfer(task) for task in lab.unseen.values()]
     if not lab.unseen:
-        found.skip("", "transfer", "no data of a domain that no network was trained on was given")
+        reasons = ["no data of a domain that no network was trained on was given"]
+    for reason in reasons:
+        if reason is not None:
+            found.skip("", "transfer", reason)
+    return rows
 
 
-def _measure_rows(lab: Laboratory, family: Family, found: _Found) -> None:
-    group = family.group
+def _measure_rows(lab: Laboratory, family: Family, found: _Found) -> dict[str, Measured]:
+    group, rows = family.group, {}
     update = lab.progress(f"rows: {group.title}")
     for number, row in enumerate(group.rows):
-        reason = row.why_not(family)
-        if reason is not None:
-            found.skip(group.key, row.name, reason)
+        measured = row.why_not(family) or _measure_row(lab, family, row)
+        if isinstance(measured, str):
+            found.skip(group.key, row.name, measured)
         else:
-            key = row_key(group, row)
-            try:
-                measured = lab.row(family, row)
-            except ConjoinError as error:
-                error.add_note(f"(while measuring the row {row.name!r} of {group.title!r})")
-                raise
             records = measured.records
+            rows[measured.key] = measured
             found.records += records
-            found.stored.setdefault(key, []).append(measured)
-            found.rows.setdefault(key, _row_info(group, row, records))
+            found.stored.setdefault(measured.key, []).append(measured)
+            found.rows.setdefault(measured.key, _row_info(group, row, records))
+            # Before hours are spent on rows that could not be compared.
+            before = next(iter(found.stored.values()))[0]
+            for task in lab.subject.tasks:
+                check_same_order((before, measured), task)
         update(number + 1, len(group.rows))
+    return rows
+
+
+def _measure_row(lab: Laboratory, family: Family, row: Row) -> Measured | str:
+    """Measure a row, or say why it must be left out."""
+    try:
+        return lab.row(family, row)
+    except NonFiniteError as error:  # a sum can be too large though no network is
+        return str(error)
+    except ConjoinError as error:
+        error.add_note(f"(while measuring the row {row.name!r} of {family.group.title!r})")
+        raise
 
 
 def _row_info(group: Group, row: Row, records: Sequence[Record]) -> dict[str, Any]:
@@ -186,10 +233,12 @@ def _against(
 ) -> dict[str, dict[str, list[str]]]:
     """Say which rows each row is compared with: the specialist, and the mean of its group."""
     best = next((k for k, row in found.rows.items() if row["name"] == BEST_PARENT), None)
+    ensembles = {row["group"]: k for k, row in found.rows.items() if row["kind"] == "ensemble"}
     against: dict[str, dict[str, list[str]]] = {}
     for task in subject.tasks:
         for key, row in found.rows.items():
-            others = [specialists.get(task, best), f"{row['group']}: {MEAN}", best]
+            group = row["group"]
+            others = [specialists.get(task, best), f"{group}: {MEAN}", best, ensembles.get(group)]
             chosen = [other for other in dict.fromkeys(others) if other in found.rows]
             against.setdefault(task, {})[key] = [other for other in chosen if other is not None]
     return against
@@ -261,29 +310,36 @@ def _write_costs(out: Path, found: _Found, about: About, seconds: float) -> None
 
 def _write_pictures(lab: Laboratory, found: _Found, out: Path) -> None:
     firsts = [stored[0] for stored in found.stored.values()]
-    if not save_samples(lab, firsts, out / "samples.safetensors"):
-        (out / "samples.safetensors").unlink(missing_ok=True)
+    if not save_samples(lab, firsts, out / SAMPLES):
+        (out / SAMPLES).unlink(missing_ok=True)
     by_group: dict[str, list[tuple[str, Measured]]] = {}
     for key, row in found.rows.items():
-        by_group.setdefault(row["group"], []).append((row["name"], found.stored[key][0]))
-    if not save_filters(lab, by_group, out / "filters.safetensors"):
-        (out / "filters.safetensors").unlink(missing_ok=True)
+        by_group.setdefault(row["group"], []).append((key, found.stored[key][0]))
+    if not save_filters(lab, by_group, out / FILTERS):
+        (out / FILTERS).unlink(missing_ok=True)
 
 
-def _export(lab: Laboratory, found: _Found, folder: Path) -> None:
-    """Put the merged networks of a seed into `folder` as files."""
+def _export(lab: Laboratory, measured: Mapping[str, Measured], folder: Path) -> None:
+    """Put the merged networks of a seed into `folder` as files, in the place of older ones."""
     target = folder / f"seed-{lab.subject.seed}"
-    for key, stored in found.stored.items():
-        network = stored[-1].network
-        if network is not None:
-            target.mkdir(parents=True, exist_ok=True)
-            place(network, target / f"{file_name(key)}.safetensors")
+    for group in lab.subject.groups:
+        for row in (row for row in group.rows if row.save):
+            path = target / f"{file_name(row_key(group, row))}.safetensors"
+            found = measured.get(row_key(group, row))
+            network = None if found is None else found.network
+            if network is None:
+                path.unlink(missing_ok=True)
+            else:
+                target.mkdir(parents=True, exist_ok=True)
+                place(network, path)
 
 
 def place(source: Path, target: Path) -> None:
     """Give a file a second name where the system can, else copy it: merged networks are large."""
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
+    if target.exists() and target.samefile(source):
+        return  # renaming one name of a file to another does nothing, and would leave both
     try:
         os.link(source, partial)
     except OSError:

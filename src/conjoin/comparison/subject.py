@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from torch import nn
 
 from conjoin.batches import Data
+from conjoin.errors import InputError
 from conjoin.stages import Stage
 
 if TYPE_CHECKING:
@@ -129,6 +130,18 @@ class Settings:
     points: int = 11
     resolution: int = 13
     layers: int = 12
-    labels: tuple[int, ...] = (0, 10, 20, 50, 100)
-    transfer_steps: int = 60
+    labels: tuple[int, ...] = (0, 10, 50, 100)
+    transfer_steps: int = 40
     samples: int = 6
+
+    def __post_init__(self) -> None:
+        least = {
+            "statistics": 2, "curve_examples": 1, "points": 3, "resolution": 2, "layers": 1,
+            "transfer_steps": 1, "samples": 0,
+        }  # fmt: skip
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < smallest:
+                raise InputError(f"{name} must be {smallest} or more, not {value!r}")
+        if not all(isinstance(count, int) and count >= 0 for count in self.labels):
+            raise InputError(f"labels must be numbers of examples, not {self.labels!r}")

@@ -1,6 +1,6 @@
 """Fine-tuning on a few labels of a domain that no network was trained on, from every start."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,17 +8,26 @@ from typing import cast
 
 from torch import nn
 
-from conjoin.comparison.measuring import Laboratory
+from conjoin.checkpoints import save
+from conjoin.comparison.differences import differences
+from conjoin.comparison.examples import first_pairs, joined
+from conjoin.comparison.measuring import Laboratory, Measured, stored_outcomes
 from conjoin.comparison.rows import Family, Row
-from conjoin.comparison.subject import TaskData
-from conjoin.comparison.views import first_pairs, joined
-from conjoin.measure.transfer import transfer
-from conjoin.records import Record, read_records, write_json
+from conjoin.comparison.subject import Part, TaskData
+from conjoin.measure.transfer import transfer_outcomes
+from conjoin.records import Interval, Record, read_records, write_json
 from conjoin.stages import Stage
 
-__all__ = ["SCRATCH", "measure_transfer"]
+__all__ = [
+    "POOL",
+    "SCRATCH",
+    "Tuned",
+    "measure_transfer",
+    "transfer_differences",
+    "why_not_transfer",
+]
 
-TRANSFER_VERSION = 1
+TRANSFER_VERSION = 2
 """Raised whenever a change of this file changes the numbers."""
 
 SCRATCH = "a new network, never trained"
@@ -28,27 +37,73 @@ POOL = 2_000
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """What a start has become for one seed.
+
+    Args:
+        task: the unseen domain.
+        labels: how many it was trained on.
+        merged: whether the start is a combination of weights.
+        measured: what each test example got.
+    """
+
+    task: str
+    labels: int
+    merged: bool
+    measured: Measured
+
+
+@dataclass(frozen=True)
 class _Start:
     name: str
     stage: Stage
     load: Callable[[], nn.Module]
+    merged: bool
 
 
-def measure_transfer(lab: Laboratory) -> list[Record]:
-    """Fine-tune from every start on every unseen domain that has a training part."""
+def measure_transfer(lab: Laboratory) -> tuple[list[Record], list[Tuned]]:
+    """Fine-tune from every start on every unseen domain that it can be done on."""
     records: list[Record] = []
+    tuned: list[Tuned] = []
     for task in lab.unseen.values():
-        if not {"train", "validation", "test"} <= set(task.parts):
+        if why_not_transfer(task) is not None:
             continue
         starts = list(_starts(lab))
         update = lab.progress(f"transfer to {task.name}")
         for number, start in enumerate(starts):
-            records += _from(lab, task, start)
+            folder = _from(lab, task, start)
+            found = read_records(folder / "records.json")
+            records += found
+            for model, labels in dict.fromkeys((r.model, r.how["labels"]) for r in found):
+                measured = Measured(folder / str(labels), model)
+                tuned.append(Tuned(task.name, labels, start.merged, measured))
             update(number + 1, len(starts))
-    return records
+    return records, tuned
 
 
-def _from(lab: Laboratory, task: TaskData, start: _Start) -> list[Record]:
+def transfer_differences(tuned: Sequence[Tuned], tasks: Mapping[str, TaskData]) -> list[Interval]:
+    """Compare every combination of weights, as a start, with the other starts at as many labels."""
+    found = []
+    for task, labels in dict.fromkeys((t.task, t.labels) for t in tuned):
+        rows: dict[str, list[Measured]] = {}
+        same = [t for t in tuned if (t.task, t.labels) == (task, labels)]
+        for one in same:
+            rows.setdefault(one.measured.key, []).append(one.measured)
+        against = {one.measured.key: list(rows) for one in same if one.merged}
+        found += differences(rows, {task: tasks[task]}, {task: against})
+    return found
+
+
+def why_not_transfer(task: TaskData) -> str | None:
+    """Say why nothing can be fine-tuned on an unseen domain; None if it can."""
+    needed: tuple[Part, ...] = ("train", "validation")
+    lacking = [part for part in needed if part not in task.parts]
+    if lacking:
+        return f"{task.name} has no {' and no '.join(lacking)} part to fine-tune with"
+    return None
+
+
+def _from(lab: Laboratory, task: TaskData, start: _Start) -> Path:
     settings = lab.settings
     used = {
         "start": start.name,
@@ -59,9 +114,9 @@ def _from(lab: Laboratory, task: TaskData, start: _Start) -> list[Record]:
     inputs: dict[str, Stage] = {part: task.stages[part] for part in task.parts}
     stage = Stage("transfer", TRANSFER_VERSION, used, {"start": start.stage, **inputs})
 
-    def make(out: Path, work: Path) -> None:  # noqa: ARG001 - a minute or so
+    def make(out: Path) -> None:
         pool = joined(first_pairs(task.parts["train"](), POOL, task.name))
-        found = transfer(
+        found = transfer_outcomes(
             {start.name: start.load()},
             pool,
             task.parts["validation"](),
@@ -71,9 +126,21 @@ def _from(lab: Laboratory, task: TaskData, start: _Start) -> list[Record]:
             steps=settings.transfer_steps,
             seed=lab.subject.seed,
         )
-        write_json(out / "records.json", found)
+        records = []
+        for one in found:
+            how = {
+                "view": "transfer", "start": one.start, "labels": one.labels, "rate": one.rate,
+            }  # fmt: skip
+            model, count = f"transfer: {one.start} at {one.labels} labels", len(one.outcomes)
+            for metric, value in one.outcomes.metrics().items():
+                seed = lab.subject.seed
+                records.append(Record(model, task.name, "test", seed, metric, value, count, how))
+            (out / str(one.labels)).mkdir()
+            tensors = stored_outcomes({(task.name, "test"): one.outcomes})
+            save(tensors, out / str(one.labels) / "outcomes.safetensors")
+        write_json(out / "records.json", records)
 
-    return read_records(lab.cache.get(stage, make) / "records.json")
+    return lab.stage(stage, make)
 
 
 def _starts(lab: Laboratory) -> Iterator[_Start]:
@@ -90,10 +157,10 @@ def _starts(lab: Laboratory) -> Iterator[_Start]:
             seen.add(stage.key)
             several = named[row.name] > 1 and row.kind != "parent"
             name = f"{row.name} ({family.group.title})" if several else row.name
-            yield _Start(name, stage, partial(_made, family, row))
+            yield _Start(name, stage, partial(_made, family, row), row.kind == "merge")
     scratch = lab.subject.scratch
     if scratch is not None:
-        yield _Start(SCRATCH, scratch.stage, scratch.load)
+        yield _Start(SCRATCH, scratch.stage, scratch.load, merged=False)
 
 
 def _stage(lab: Laboratory, family: Family, row: Row) -> Stage:

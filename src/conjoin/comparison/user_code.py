@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,10 @@ from typing import Any
 from conjoin.checkpoints import closest_name
 from conjoin.errors import ConjoinError, InputError, UserCodeError
 
-__all__ = ["code_digest", "find_callable", "users_code"]
+__all__ = ["find_callable", "is_theirs", "their_traceback", "users_code"]
 
 _OURS = Path(__file__).parent.parent
+_IMPORTING = Path(importlib.__file__).parent
 
 
 @contextmanager
@@ -27,14 +29,20 @@ def users_code(what: str) -> Iterator[None]:
     """Turn what the user's code raises in the block into an error with its traceback.
 
     Raises:
-        UserCodeError: anything but an error of ours or an interruption was raised.
+        UserCodeError: anything but an error of ours or an interruption was raised, or the code
+            ended the program.
     """
     try:
         yield
     except (ConjoinError, MemoryError):
         raise
+    except SystemExit as error:
+        raise UserCodeError(
+            f"{what} ended the program (SystemExit: {error.code}); what only a script does belongs "
+            f'under if __name__ == "__main__":\n{their_traceback(error)}'
+        ) from error
     except Exception as error:
-        raise UserCodeError(f"{what} raised an error:\n{_their_traceback(error)}") from error
+        raise UserCodeError(f"{what} raised an error:\n{their_traceback(error)}") from error
 
 
 def find_callable(spec: str) -> Callable[..., Any]:
@@ -56,30 +64,13 @@ def find_callable(spec: str) -> Callable[..., Any]:
     if found is None:
         names = [n for n in vars(module) if not n.startswith("_")]
         close = closest_name(name, names)
-        hint = f"did you mean {close!r}?" if close else f"it has {', '.join(names[:8])}"
-        raise InputError(f"{place} has no {name!r}; {hint}")
+        known = f"it has {', '.join(names[:8])}" if names else "it is empty"
+        raise InputError(
+            f"{place} has no {name!r}; {f'did you mean {close!r}?' if close else known}"
+        )
     if not callable(found):
         raise InputError(f"{spec} is no function or class, but {type(found).__name__}")
     return found  # type: ignore[no-any-return]
-
-
-def code_digest(function: Callable[..., Any]) -> str:
-    """Hash the source of a function's file, and of the files beside it that were imported.
-
-    What the user changes there must make a new measurement; libraries are known by their versions.
-    """
-    name = getattr(function, "__module__", type(function).__module__)
-    own = getattr(sys.modules.get(name), "__file__", None)
-    if own is None:
-        return "unknown"
-    folder = Path(own).resolve().parent
-    loaded = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    files = {Path(file).resolve() for file in loaded if file}
-    digest = hashlib.sha256()
-    for file in sorted(f for f in files if f.is_relative_to(folder) and f.suffix == ".py"):
-        digest.update(file.relative_to(folder).as_posix().encode())
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _file_module(path: Path) -> Any:
@@ -99,27 +90,25 @@ def _file_module(path: Path) -> Any:
         raise InputError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # loaders with worker processes look their data sets up by name
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    _look_first_in(path.parent)
     try:
         with users_code(f"importing {path.name}"):
             spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
 
 
 def _named_module(name: str) -> Any:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    _look_first_in(Path.cwd())
     try:
         with users_code(f"importing {name}"):
             return importlib.import_module(name)
     except UserCodeError as error:
         cause = error.__cause__
-        if isinstance(cause, ModuleNotFoundError) and name.startswith(cause.name or "\0"):
+        missing = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
             raise InputError(
                 f"there is no module {name}; name a file, as net.py:NAME, or run this where "
                 f"{name.partition('.')[0]} can be imported"
@@ -127,14 +116,37 @@ def _named_module(name: str) -> Any:
         raise
 
 
-def _their_traceback(error: BaseException) -> str:
-    """Format an error from the first frame on that is neither ours nor the import machinery's."""
+def _look_first_in(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def their_traceback(error: BaseException) -> str:
+    """Format an error from the first frame on that is neither ours nor the import machinery's.
+
+    An error without such a frame, as of code that cannot be parsed, has no frames shown.
+    """
     frames: TracebackType | None = error.__traceback__
     while frames is not None and _is_passed_over(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
-    shown = traceback.TracebackException(type(error), error, frames or error.__traceback__)
+    shown = traceback.TracebackException(type(error), error, frames)
     return "".join(shown.format()).rstrip()
 
 
+def is_theirs(error: BaseException) -> bool:
+    """Whether an error came up in code that is neither ours nor of a library."""
+    return any(
+        not _is_passed_over(name) and not _is_of_a_library(name)
+        for name in (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    )
+
+
+def _is_of_a_library(filename: str) -> bool:
+    path = Path(filename)
+    installed = "site-packages" in path.parts or "dist-packages" in path.parts
+    return installed or path.is_relative_to(sysconfig.get_path("stdlib"))
+
+
 def _is_passed_over(filename: str) -> bool:
-    return filename.startswith("<frozen importlib") or Path(filename).is_relative_to(_OURS)
+    ours = Path(filename).is_relative_to(_OURS) or Path(filename).is_relative_to(_IMPORTING)
+    return ours or filename.startswith("<frozen importlib")

@@ -3,17 +3,17 @@
 A view gives records whose ``how`` says what they belong to, see ``docs/run-folder.md``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from conjoin.batches import Data, Inputs, batches, concatenate, inputs_of, map_inputs, pair_of
+from conjoin.batches import Data, Inputs
 from conjoin.checkpoints import Checkpoint, Kind
+from conjoin.comparison.examples import first_pairs
 from conjoin.comparison.measuring import Laboratory
 from conjoin.comparison.rows import Family, has_batchnorm
 from conjoin.comparison.subject import Network, View
@@ -26,7 +26,7 @@ from conjoin.merging import merge
 from conjoin.records import Record, read_records, write_json
 from conjoin.stages import Stage
 
-__all__ = ["VIEWS", "ViewKind", "distance_records", "first_pairs", "joined", "measure_view"]
+__all__ = ["VIEWS", "ViewKind", "distance_records", "measure_view"]
 
 VIEWS_VERSION = 1
 """Raised whenever a change of this file changes the numbers of a view."""
@@ -63,8 +63,6 @@ class ViewKind:
 def measure_view(lab: Laboratory, family: Family, kind: ViewKind) -> list[Record]:
     """Measure one view of a group, unless that is done."""
     inputs = {f"network {name}": n.stage for name, n in family.networks.items()}
-    if kind.name == "plane":
-        inputs |= {f"corner {name}": n.stage for name, n in _corners(family).items()}
     if kind.runs:
         for name, task in family.tasks.items():
             inputs |= {f"{part} {name}": stage for part, stage in task.stages.items()}
@@ -72,35 +70,26 @@ def measure_view(lab: Laboratory, family: Family, kind: ViewKind) -> list[Record
     used: dict[str, Any] = {
         "view": kind.name,
         "group": family.group.key,
+        "networks": list(family.networks),
+        "tasks": list(family.tasks) if kind.runs else [],
         "own": dict(family.own) if kind.name == "depth" else {},
         "seed": family.seed,
     }
     if kind.runs:
         used |= {"statistics": settings.statistics, "examples": settings.curve_examples}
+    if kind.name == "plane":
+        inputs |= {f"corner {name}": n.stage for name, n in _corners(family).items()}
+        used["corners"] = list(_corners(family))
     chosen = {"interpolation": "points", "plane": "resolution", "depth": "layers"}.get(kind.name)
     if chosen is not None:
         used[chosen] = getattr(settings, chosen)
     stage = Stage("view", VIEWS_VERSION, used, inputs)
 
-    def make(out: Path, work: Path) -> None:  # noqa: ARG001 - each view is minutes at most
+    def make(out: Path) -> None:
         update = lab.progress(f"{kind.title}: {family.group.title}")
         write_json(out / "records.json", kind.measure(lab, family, update))
 
-    return read_records(lab.cache.get(stage, make) / "records.json")
-
-
-def first_pairs(data: Data, count: int, where: str) -> list[tuple[Inputs, Tensor]]:
-    """Give the first `count` examples of a data set, in batches of (inputs, targets)."""
-    found, left = [], count
-    for batch in batches(data, 500):
-        inputs, targets = pair_of(batch, where)
-        if len(targets) > left:
-            inputs, targets = map_inputs(inputs, lambda t, left=left: t[:left]), targets[:left]
-        found.append((inputs, targets))
-        left -= len(targets)
-        if left <= 0:
-            break
-    return found
+    return read_records(lab.stage(stage, make) / "records.json")
 
 
 def _test_data(lab: Laboratory, family: Family) -> dict[str, Data]:
@@ -110,7 +99,7 @@ def _test_data(lab: Laboratory, family: Family) -> dict[str, Data]:
     }
 
 
-def _statistics(family: Family) -> list[list[Inputs]]:
+def _statistics(family: Family) -> list[list[tuple[Inputs, Tensor]]]:
     return [] if family.why_not_reestimate() else family.statistics()
 
 
@@ -183,7 +172,7 @@ def _activations(lab: Laboratory, family: Family, on_done: OnDone) -> list[Recor
     records: list[Record] = []
     for number, (task, (reestimated, merged)) in enumerate(jobs):
         pairs = first_pairs(family.tasks[task].parts["test"](), lab.settings.curve_examples, task)
-        found = activation_statistics(
+        records += activation_statistics(
             models,
             merged,
             [inputs for inputs, _ in pairs],
@@ -191,9 +180,9 @@ def _activations(lab: Laboratory, family: Family, on_done: OnDone) -> list[Recor
             seed=family.seed,
             name=f"{family.group.key}: activations",
             how={"group": family.group.key, "reestimated": reestimated},
+            # It is between the parents: the merged network does not change it.
+            correlation=not reestimated,
         )
-        # The correlation is between the parents: the merged network does not change it.
-        records += [r for r in found if not reestimated or r.metric == "activation variance"]
         on_done(number + 1, len(jobs))
     return records
 
@@ -254,9 +243,3 @@ VIEWS: tuple[ViewKind, ...] = (
     ViewKind("activations", "activations", _activations, _one_network),
     ViewKind("distances", "distances", _distances, _one_network, runs=False),
 )
-
-
-def joined(parts: Sequence[tuple[Inputs, Tensor]]) -> tuple[Inputs, Tensor]:
-    """Put batches into one pair for the whole set."""
-    inputs = concatenate([inputs_of(part) for part in parts])
-    return inputs, torch.cat([targets for _, targets in parts])

@@ -143,8 +143,10 @@ class _Moments:
         """Add paired series, float64 [n, units]."""
         if not len(x):
             return
-        mean_x, mean_y = x.mean(0), y.mean(0)
-        products = ((x - mean_x) * (y - mean_y)).sum(0)
+        mean_x = x.mean(0)
+        mean_y = mean_x if y is x else y.mean(0)
+        deviations = x - mean_x
+        products = (deviations * (deviations if y is x else y - mean_y)).sum(0)
         if self.count:
             new = len(x) / (self.count + len(x))
             dx, dy = mean_x - self.mean_x, mean_y - self.mean_y

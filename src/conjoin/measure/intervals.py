@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from conjoin.errors import InputError
 
@@ -179,7 +179,7 @@ def _over_seeds(d: Floats, value: float, level: float) -> Difference:
     a = of_seed.var(ddof=1) / seeds
     b = of_example.var(ddof=1) / examples
     e = np.square(residuals).sum() / ((seeds - 1) * (examples - 1)) / (seeds * examples)
-    quantiles = student.ppf((1 + level) / 2, [seeds - 1, examples - 1])
+    quantiles = stdtrit([seeds - 1, examples - 1], (1 + level) / 2)  # of Student's t
     half = math.sqrt(quantiles[0] ** 2 * a + quantiles[1] ** 2 * max(b - e, 0.0))
     return Difference(value, value - half, value + half)
 

@@ -142,22 +142,22 @@ def _transfer(run: Run, choice: Choice | None) -> Iterator[Finding]:
             continue
         fewest = counts[0]
         few = [record for record in records if record.how.get("labels") == fewest]
-        names = {str(record.how.get("start")): record.model for record in few}
-        means = {start: mean_where(few, metric, {"start": start}) for start in names}
+        starts = list(dict.fromkeys(str(record.how.get("start")) for record in few))
+        means = {start: mean_where(few, metric, {"start": start}) for start in starts}
         found = [(start, mean) for start, mean in means.items() if mean is not None]
         found.sort(key=lambda entry: entry[1], reverse=metric == "accuracy")
         if len(found) < 2:
             continue
-        shown = [f"{amount(v, metric)} from {quoted(names[s])}" for s, v in _ends(found)]
+        shown = [f"{amount(v, metric)} from {quoted(s)}" for s, v in _ends(found)]
         text = (
             f"Trained further on {fewest} labels of {quoted(task)}, {len(found)} starts were "
             f"compared: {metric} is {listing(shown)}."
         )
-        start = _merged_start(run, choice, names)
-        for other in names if start is not None else ():
-            interval = _transfer_interval(run, str(start), other, fewest, run.tasks.get(task))
+        merged = _merged_start(run, choice, starts)
+        for other in starts if merged is not None else ():
+            interval = _transfer_interval(run, str(merged), other, fewest, run.tasks.get(task))
             if interval is not None:
-                text += f" Against {quoted(names[other])}, {quoted(str(start))} is {interval}."
+                text += f" Against {quoted(other)}, {quoted(str(merged))} is {interval}."
         yield Finding(text, "result", "transfer")
 
 
@@ -298,12 +298,13 @@ def _depth(run: Run, choice: Choice | None) -> Iterator[Finding]:  # noqa: ARG00
         if much == "little":
             text = (
                 f"{where}no single layer does much damage when it alone is merged: at worst "
-                f"{difference(lost, metric)}, by {quoted(layer)}"
+                f"{difference(max(lost, 0.0), metric)}, by {quoted(layer)}"
             )
         else:
             text = (
-                f"{where}of {len(layers)} layers, {quoted(layer)} does the most damage when merged alone: "
-                f"{metric} goes from {amount(base, metric)} to {amount(value, metric)}"
+                f"{where}of {len(layers)} layers, {quoted(layer)} does the most damage when it "
+                f"alone is merged: {metric} goes from {amount(base, metric)} to "
+                f"{amount(value, metric)}"
             )
         yield Finding(_sentence(text), "explanation", "depth")
 
@@ -367,11 +368,7 @@ def _of(value: float, metric: str) -> str:
 
 
 def _change(value: float, metric: str) -> str:
-    return (
-        f"{number(value, metric)} points"
-        if metric.startswith("accuracy")
-        else number(value, metric)
-    )
+    return f"{number(value, metric)}{' points' if percent(metric) else ''}"
 
 
 def _sentence(text: str) -> str:

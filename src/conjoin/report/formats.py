@@ -104,7 +104,8 @@ def describe_interval(interval: Interval) -> str:
     low, high = (signed(end, metric, decimals=decimals) for end in (interval.low, interval.high))
     span = f"{100 * interval.level:g} % interval {low} to {high}"
     if seen in ("better", "worse"):
-        return f"{difference(interval.value, metric, decimals=decimals)} {seen} ({span})"
+        size = difference(interval.value, metric, decimals=decimals)
+        return f"{size} {seen} ({span})" if percent(metric) else f"{seen} by {size} ({span})"
     change = signed(interval.value, metric) + (" points" if percent(metric) else " in loss")
     if seen == "no different":
         return f"no different, within the error ({change}, {span})"

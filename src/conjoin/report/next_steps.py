@@ -59,7 +59,8 @@ def _alignment(run: Run) -> Iterator[Finding]:
     if not low:
         return
     value, group = min(low)
-    left = barrier(run, group, reestimated=True) or barrier(run, group, reestimated=False)
+    sizes = [barrier(run, group, reestimated=fresh) for fresh in (True, False)]
+    left = min((size for size in sizes if size is not None), default=None)
     if left is not None and percent(left[1]) and left[0] < 1:
         return  # nothing is lost between them
     text = (

@@ -1,6 +1,6 @@
-import json
 import os
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -13,102 +13,157 @@ import pytest
 from rich.console import Console
 
 from conjoin.checkpoints import open_checkpoint
+from conjoin.comparison import Settings
 from conjoin.errors import DataError, InputError, StageError, TrainingError
-from conjoin.experiments.digits.rows import ROWS, SECTIONS
 from conjoin.experiments.digits.run import Options, run_digits
-from conjoin.experiments.digits.table import cells_of
 from conjoin.records import read_records
+from conjoin.report.table import cells_of
 from conjoin.stages import StageCache
 
 SMALL = {"width": 1 / 16, "epochs": 20, "device": "cpu", "precision": "float32"}
+FEW = Settings(
+    statistics=200, curve_examples=200, points=5, resolution=4, layers=4, labels=(0, 10),
+    transfer_steps=5,
+)  # fmt: skip
+BEST = "references: best single parent (chosen on validation data)"
 
 
 @pytest.fixture(scope="module")
 def run(easy_mnist, easy_folder, tmp_path_factory):
-    """A finished run over two seeds, its options and what it printed."""
+    """A finished run over two seeds, its options, what it is, and what it printed."""
     out = tmp_path_factory.mktemp("runs") / "run"
     options = Options(
-        first=f"mnist:{easy_mnist}", second=f"folder:{easy_folder}", out=out, seeds=2, **SMALL
+        first=f"mnist:{easy_mnist}",
+        second=f"folder:{easy_folder}",
+        unseen="handwritten",
+        out=out,
+        seeds=2,
+        settings=FEW,
+        **SMALL,
     )
     console = Console(record=True, width=200, file=Path(os.devnull).open("w"))  # noqa: SIM115
-    result = run_digits(options, console)
+    found = run_digits(options, console)
     console.file.close()
-    return options, result, console.export_text()
+    return options, found, console.export_text()
+
+
+def _values(run, metric="accuracy"):
+    """Values on the test part by (row, task, seed)."""
+    return {
+        (r.model, r.task, r.seed): r.value
+        for r in run.view("row")
+        if r.split == "test" and r.metric == metric
+    }
 
 
 def test_every_row_is_measured_on_its_tasks_for_every_seed(run):
-    _, result, printed = run
-    records = read_records(result)
-    tasks = json.loads(result.read_text())["run"]["tasks"]
-    found = {(r.model, r.task, r.seed, r.metric) for r in records if r.split == "test"}
+    _, found, printed = run
+    first, second, unseen = found.tasks
+    told = {key for key, row in found.rows.items() if row.uses_task_label}
     expected = {
-        (row.key, tasks[task], seed, metric)
-        for row in ROWS
-        for task in SECTIONS[row.section].tasks
+        (key, task, seed)
+        for key, row in found.rows.items()
+        for task in [*found.groups[row.group].tasks, unseen]
         for seed in (0, 1)
-        for metric in ("accuracy", "loss")
+        if task != unseen or key not in told
     }
-    assert found == expected
-    for title in ("alone", "two-headed network", "ensemble", "thread's code", "k = 5"):
+    for metric in ("accuracy", "loss", "calibration error"):
+        assert set(_values(found, metric)) == expected
+    assert not found.tasks[unseen].trained_on
+    assert found.tasks[first].trained_on
+    assert found.tasks[second].trained_on
+    for title in ("alone", "two-headed network", "ensemble", "thread's code", "k = 5", "unseen"):
         assert title in printed
-    assert records == read_records(result.with_suffix(".csv"))
+    for title in (
+        "networks to compare with",
+        "from different initializations",
+        "from a shared initialization",
+        "twice, from two initializations",
+        "a shuffled copy of itself",
+    ):
+        assert title in printed
+    assert list(found.records) == read_records(found.folder / "results.csv")
 
 
 def test_rows_that_must_agree_do(run):
-    _, result, _ = run
-    value = {
-        (r.model, r.task, r.seed): r.value
-        for r in read_records(result)
-        if r.split == "test" and r.metric == "accuracy"
-    }
-    tasks = json.loads(result.read_text())["run"]["tasks"]
+    _, found, _ = run
+    value = _values(found)
+    first, second, _ = found.tasks
     for seed in (0, 1):
-        alone = value["references: {first} alone", tasks[0], seed]
-        assert (
-            value["shuffled: the shuffled copy alone: the same function", tasks[0], seed] == alone
-        )
-        parents = {
-            name: [value[f"references: {name} alone", task, seed] for task in tasks]
-            for name in ("{first}", "{second}")
+        alone = {
+            name: [value[f"references: {name} alone", task, seed] for task in (first, second)]
+            for name in (first, second)
         }
-        best = [
-            value["references: best single parent (chosen on validation data)", task, seed]
-            for task in tasks
-        ]
-        assert best in list(parents.values())
+        copied = value["shuffled: the shuffled copy alone", first, seed]
+        assert copied == alone[first][0]
+        assert [value[BEST, task, seed] for task in (first, second)] in list(alone.values())
         # The point of it all: both specialists know their own task.
-        assert parents["{first}"][0] > 90
-        assert parents["{second}"][1] > 90
+        assert alone[first][0] > 90
+        assert alone[second][1] > 90
+        # No part averaged: each task has its own specialist, with statistics estimated again.
+        for key in ("different", "shared"):
+            none = value[f"depth, {key}: k = 0", first, seed]
+            assert none == pytest.approx(alone[first][0], abs=5)
+
+
+def test_curves_end_at_the_networks_and_the_shuffled_copy_is_behind_a_barrier(run):
+    _, found, _ = run
+    first = next(iter(found.tasks))
+    ends = {
+        (r.how["group"], r.seed, r.how["t"]): r.value
+        for r in found.view("interpolation")
+        if r.task == first and r.metric == "loss" and not r.how["reestimated"]
+    }
+    # The curve and its ends use the first examples of the test part; here, those are all.
+    alone = _values(found, "loss")
+    for seed in (0, 1):
+        for group in ("different", "shared", "same task", "shuffled"):
+            own = alone[f"references: {first} alone", first, seed]
+            assert ends[group, seed, 0.0] == pytest.approx(own, rel=1e-5)
+        assert ends["shuffled", seed, 1.0] == pytest.approx(ends["shuffled", seed, 0.0], rel=1e-3)
+    barriers = [
+        r.value
+        for r in found.view("barrier")
+        if r.how["group"] == "shuffled" and r.metric == "loss barrier" and not r.how["reestimated"]
+    ]
+    assert min(barriers) > 0.5
+
+
+def test_every_view_and_transfer_from_every_start_are_there(run):
+    _, found, _ = run
+    for view in ("interpolation", "barrier", "plane", "depth", "activations", "distances"):
+        groups = {r.how["group"] for r in found.view(view)}
+        assert {"different", "shared"} <= groups, view
+    starts = {r.how["start"] for r in found.view("transfer")}
+    first, second, unseen = found.tasks
+    assert {
+        f"{first} alone",
+        f"{second} alone",
+        "one network on all data",
+        "two-headed network (shared trunk)",
+        "mean + re-estimated statistics (from a shared initialization)",
+        "a new network, never trained",
+    } <= starts
+    assert {r.task for r in found.view("transfer")} == {unseen}
 
 
 def test_only_rows_with_a_network_per_task_use_the_label(run):
-    _, result, _ = run
-    told = {r.model for r in read_records(result) if r.how.get("uses_task_label")}
-    assert told == {
-        row.key for row in ROWS if "two-headed" in row.name or row.section.startswith("depth")
-    }
+    _, found, _ = run
+    told = {key for key, row in found.rows.items() if row.uses_task_label}
+    assert told == {key for key in found.rows if "two-headed" in key or key.startswith("depth")}
 
 
 def test_cells_are_means_spreads_and_paired_differences(run):
-    _, result, _ = run
-    records = read_records(result)
-    tasks = json.loads(result.read_text())["run"]["tasks"]
-    cell = cells_of(records, tasks)["different: mean", tasks[1]]
-
-    def values(row):
-        return [
-            r.value
-            for r in records
-            if r.model == row
-            and r.task == tasks[1]
-            and r.metric == "accuracy"
-            and r.split == "test"
-        ]
-
-    own, mean = values("references: {second} alone"), values("different: mean")
+    _, found, _ = run
+    second = list(found.tasks)[1]
+    cell = cells_of(found)["different: mean", second]
+    value = _values(found)
+    own = [value[f"references: {second} alone", second, seed] for seed in (0, 1)]
+    mean = [value["different: mean", second, seed] for seed in (0, 1)]
     assert cell.mean == pytest.approx(statistics.fmean(mean))
     assert cell.spread == pytest.approx(statistics.stdev(mean))
     assert cell.difference == pytest.approx(statistics.fmean(mean) - statistics.fmean(own))
+    assert cell.low <= cell.difference <= cell.high
 
 
 def test_saved_networks_are_those_of_the_table(run):
@@ -123,7 +178,8 @@ def test_saved_networks_are_those_of_the_table(run):
 
 
 def test_running_again_trains_nothing_and_gives_the_same_file(run, monkeypatch):
-    options, result, _ = run
+    options, found, _ = run
+    result = found.folder / "results.json"
     before = result.read_bytes()
 
     def forbidden(*_args, **_kwargs):
@@ -142,10 +198,11 @@ def test_a_second_run_in_the_same_folder_is_refused(run):
 
 @pytest.mark.slow
 def test_killing_it_at_five_random_moments_changes_nothing(run, tmp_path):
-    options, result, _ = run
+    options, found, _ = run
     command = [
         *(sys.executable, "-m", "conjoin", "digits", "--device", "cpu", "--precision", "float32"),
         *("--first", str(options.first), "--second", str(options.second)),
+        *("--unseen", str(options.unseen)),
         *("--width", str(options.width), "--epochs", str(options.epochs)),
         *("--seeds", str(options.seeds), "--out", str(tmp_path / "killed")),
     ]
@@ -162,7 +219,12 @@ def test_killing_it_at_five_random_moments_changes_nothing(run, tmp_path):
         kills += 1
     assert kills >= 1
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    assert (tmp_path / "killed" / "results.json").read_bytes() == result.read_bytes()
+    # The page names the command; all else is the same.
+    texts = [
+        re.sub(r'"command": .*', "", (folder / "results.json").read_text())
+        for folder in (tmp_path / "killed", found.folder)
+    ]
+    assert texts[0] == texts[1]
 
 
 def _seconds_of_a_run(options: Options) -> float:

@@ -58,7 +58,7 @@ PRESETS: Mapping[str, Preset] = {
         train=24_000,
         validation=5_000,
         test=10_000,
-        settings=Settings(layers=13),
+        settings=Settings(curve_examples=1_000, resolution=11, layers=13),
         width=1 / 4,
         schedule=Schedule(epochs=10),
     ),

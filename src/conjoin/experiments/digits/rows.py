@@ -4,7 +4,8 @@ Most rows are those of every comparison (`conjoin.comparison.rows`); those of th
 than the networks of a pair. Adding a row is adding one entry.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -14,7 +15,7 @@ from torch import nn
 from conjoin.batches import Data
 from conjoin.comparison.measuring import Laboratory
 from conjoin.comparison.rows import ROWS, Family, Row, best_of, parent_row
-from conjoin.comparison.subject import Group, Network, Part, Subject, TaskData
+from conjoin.comparison.subject import Group, Network, Part, Subject, TaskData, View
 from conjoin.evaluation import Predictor
 from conjoin.experiments.digits.network import PARTS, DigitNet
 from conjoin.experiments.digits.shuffling import shuffled
@@ -34,6 +35,9 @@ SHUFFLING_VERSION = 1
 
 PAIR_ROWS = tuple(row for row in ROWS if row.kind != "reference")
 """The rows of a pair of specialists; "best single parent" stands among the references."""
+
+TWIN_VIEWS: tuple[View, ...] = ("interpolation", "activations", "distances")
+"""The curves of two networks for one task."""
 
 
 def subject_of(trainer: Trainer) -> Subject:
@@ -67,73 +71,72 @@ def untrained_specialists(
     return {network.name: found["accuracy"]} if low else {}
 
 
-def _groups(trainer: Trainer) -> list[Group]:
+def _groups(trainer: Trainer) -> Iterator[Group]:
     first, second = (task.name for task in trainer.tasks[:2])
-    both = (first, second)
     networks = {name: _network(trainer, name) for name in TRAININGS}
-    one, two, two_shared, again, all_data, _ = networks.values()
-    different, shared = {first: one, second: two}, {first: one, two_shared.name: two_shared}
-    alone = {first: one, second: two, two_shared.name: two_shared}
-    references = (
-        *(parent_row(name) for name in alone),
-        best_of((first, second)),
-        parent_row(ALL_DATA, kind="reference", shown=ALL_DATA),
-        Row(
-            TWO_HEADED,
-            "reference",
-            "one trunk trained on both tasks, with a head of its own for each",
-            partial(_two_headed, both),
-            start=True,
-        ),
+    one, two, two_shared, again, all_data, two_headed = networks.values()
+    both = (first, second)
+    alone = {network.name: network for network in (one, two, two_shared)}
+    yield Group(
+        "references",
+        "networks to compare with",
+        {**alone, ALL_DATA: all_data, TWO_HEADED: two_headed},
+        both,
+        (*(parent_row(name) for name in alone), best_of(both), *_joint_rows(both)),
+        views=(),
+        own={first: first, second: second},
     )
-    compared = {**alone, ALL_DATA: all_data, TWO_HEADED: networks["two-headed"]}
-    mixed = ("interpolation", "plane", "depth", "activations", "distances")
-    same = ("interpolation", "depth", "activations", "distances")
-    own = {first: first, second: second}
-    own_shared = {first: first, second: two_shared.name}
-    copied = _shuffled_copy(trainer, one)
     pairs = [
-        ("different", "from different initializations", different, own, two),
-        ("shared", "from a shared initialization", shared, own_shared, two_shared),
+        ("different", "different initializations", two, None),
+        # The network on all data has the same start: a plane through three that are not far apart.
+        ("shared", "a shared initialization", two_shared, all_data),
     ]
-    return [
-        Group("references", "networks to compare with", compared, both, references, (), own),
-        *(
-            Group(key, title, pair, both, PAIR_ROWS, mixed, owners,  # type: ignore[arg-type]
-                  {first: one, other.name: other, ALL_DATA: all_data})
-            for key, title, pair, owners, other in pairs
-        ),
-        Group(
-            "same task",
-            f"{first} twice, from two initializations",
-            {first: one, again.name: again},
-            (first,),
+    for key, start, other, third in pairs:
+        plane = None if third is None else {n.name: n for n in (one, other, third)}
+        yield Group(
+            key,
+            f"from {start}",
+            {first: one, other.name: other},
+            both,
             PAIR_ROWS,
-            same,  # type: ignore[arg-type]
-            {first: first},
-        ),
-        Group(
-            "shuffled",
-            f"{first} and a shuffled copy of itself",
-            {first: one, SHUFFLED_COPY: copied},
+            own={first: first, second: other.name},
+            plane=plane,
+        )
+    copied = _shuffled_copy(trainer, one)
+    copy_row = parent_row(SHUFFLED_COPY, kind="control", shown=f"{SHUFFLED_COPY} alone")
+    twins = [
+        ("same task", f"{first} twice, from two initializations", again, ()),
+        ("shuffled", f"{first} and a shuffled copy of itself", copied, (copy_row,)),
+    ]
+    for key, title, twin, rows in twins:
+        yield Group(
+            key,
+            title,
+            {first: one, twin.name: twin},
             (first,),
-            (parent_row(SHUFFLED_COPY, kind="control", shown=f"{SHUFFLED_COPY} alone"), *PAIR_ROWS),
-            same,  # type: ignore[arg-type]
-            {first: first},
-        ),
-        *(
-            Group(
-                f"depth, {key}",
-                f"first k parts averaged, the rest each task's own; {title.removeprefix('from ')}",
-                pair,
-                both,
-                tuple(_depth_row(count) for count in range(len(PARTS) + 1)),
-                (),
-                owners,
-            )
-            for key, title, pair, owners, _ in pairs
-        ),
-    ]  # fmt: skip
+            tuple(replace(row, start=False) for row in (*rows, *PAIR_ROWS)),
+            views=TWIN_VIEWS,
+            own={first: first},
+        )
+    for key, start, other, _ in pairs:
+        yield Group(
+            f"depth, {key}",
+            f"first k parts averaged, the rest each task's own; {start.removeprefix('a ')}",
+            {first: one, other.name: other},
+            both,
+            tuple(_depth_row(count) for count in range(len(PARTS) + 1)),
+            views=(),
+            own={first: first, second: other.name},
+        )
+
+
+def _joint_rows(tasks: tuple[str, str]) -> tuple[Row, ...]:
+    """Give the rows of the networks that were trained on both tasks."""
+    about = "one trunk trained on both tasks, with a head of its own for each"
+    return (
+        parent_row(ALL_DATA, kind="reference", shown=ALL_DATA),
+        Row(TWO_HEADED, "reference", about, partial(_two_headed, tasks), start=True),
+    )
 
 
 def _network(trainer: Trainer, name: str) -> Network:

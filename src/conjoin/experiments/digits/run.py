@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from conjoin.comparison import Settings
 from conjoin.comparison.measuring import Laboratory
 from conjoin.comparison.running import About, file_name, measure_subjects, place
 from conjoin.errors import InputError, TrainingError
@@ -20,7 +21,7 @@ from conjoin.experiments.digits.sources import SOURCES, fetch_mnist, fetch_svhn,
 from conjoin.experiments.digits.training import Schedule, native_precision
 from conjoin.experiments.digits.trainings import TRAININGS, Task, Trainer
 from conjoin.progress import Bars
-from conjoin.report import write_report
+from conjoin.report import save_figures, write_report
 from conjoin.report.run_folder import Run
 from conjoin.report.table import print_table
 from conjoin.stages import StageCache
@@ -47,6 +48,7 @@ class Options:
         device: ``auto``, ``cpu``, ``cuda``.
         precision: of training: ``auto`` (bfloat16 where it is native), ``float32``, ``bfloat16``.
         width, epochs, train, test: in the place of the preset's.
+        settings: how much is measured, in the place of the preset's.
         download: fetch MNIST or SVHN into its folder first, where files are missing.
         command: what repeats this, shown on the page.
     """
@@ -66,6 +68,7 @@ class Options:
     epochs: int | None = None
     train: int | None = None
     test: int | None = None
+    settings: Settings | None = None
     download: bool = False
     command: str | None = None
 
@@ -92,7 +95,9 @@ def run_digits(options: Options, console: Console) -> Run:
         run = measure_subjects(labs, options.out, about)
     print_table(run, console)
     page = write_report([options.out])
-    made = [options.out / "results.json", options.out / "checkpoints", page]
+    save_figures(run, options.out / "figures")
+    names = ("results.json", "table.md", "checkpoints", "figures")
+    made = [*(options.out / name for name in names), page]
     console.print(
         "\nWritten: " + ", ".join(str(path) for path in made), soft_wrap=True, markup=False
     )
@@ -164,6 +169,8 @@ def _with_options(preset: Preset, options: Options) -> Preset:
     }
     if options.epochs is not None:
         changes["schedule"] = dataclasses.replace(preset.schedule, epochs=options.epochs)
+    if options.settings is not None:
+        changes["settings"] = options.settings
     changed = dataclasses.replace(preset, **changes)
     check_width(changed.width)
     return changed

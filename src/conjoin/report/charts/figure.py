@@ -7,7 +7,8 @@ import altair as alt
 
 __all__ = ["Chart", "Figure", "Switch", "Variant"]
 
-Chart = alt.Chart | alt.LayerChart
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+"""What altair's `layer` is said to give."""
 
 
 @dataclass(frozen=True, slots=True)

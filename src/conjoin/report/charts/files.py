@@ -23,7 +23,9 @@ def save_figures(run: Run, folder: Path) -> list[Path]:
     """Write every figure under every setting of its switches, as SVG, PDF and PNG.
 
     Ink is black on white. Names are the figure's key and what was chosen, such as
-    ``interpolation-mnist-loss.pdf``, in plain ASCII. PNGs have three pixels for one of the SVG.
+    ``interpolation-mnist-loss.pdf``, in plain ASCII.
+    The same run gives the same SVGs and PNGs, to the byte; the entries of a PDF are in any order.
+    PNGs have three pixels for one of the SVG.
 
     Args:
         run: from `read_run`.

@@ -8,10 +8,16 @@ import altair as alt
 from conjoin.records import Record
 from conjoin.report.charts.figure import Chart, Figure, Variant
 from conjoin.report.charts.marks import Item, profile, scale_of
-from conjoin.report.charts.points import METRICS, Mean, amount, in_order, means, shown, unique
-from conjoin.report.charts.variants import make_figure, pair_labels, task_of
+from conjoin.report.charts.points import Mean, axis_title, in_order, means, shown, unique
+from conjoin.report.charts.variants import (
+    group_choice,
+    group_label,
+    make_figure,
+    pair_labels,
+    task_of,
+)
+from conjoin.report.formats import amount
 from conjoin.report.run_folder import Run
-from conjoin.report.table import title_of
 
 __all__ = ["activations_figure", "depth_figure", "distances_figure"]
 
@@ -39,7 +45,7 @@ def depth_figure(run: Run) -> Figure | None:
         },
         lambda found: _profile(
             found,
-            _group_of(run),
+            group_label(run),
             reference=_value(starts.get((found[0].metric, found[0].task))),
             bars=found[0].how["mode"] == "only",
         ),
@@ -48,16 +54,15 @@ def depth_figure(run: Run) -> Figure | None:
 
 def activations_figure(run: Run) -> Figure | None:
     """Draw how much the activations of the merged network vary, and whether units agree."""
+    records, group = run.view("activations"), group_label(run)
+    several = {record.how.get("reestimated") for record in records} >= {True, False}
+    split = group_choice(run, records, len({group(r) for r in records}) * (1 + several))
 
     def name(record: Record) -> str:
-        return f"{_group_of(run)(record)}{_fresh(record)}"
-
-    several = {r.how.get("reestimated") for r in run.view("activations")} >= {True, False}
-
-    def _fresh(record: Record) -> str:
         if not several or "reestimated" not in record.how:
-            return ""
-        return f", {('as merged', 're-estimated')[bool(record.how['reestimated'])]}"
+            return group(record)
+        fresh = ("as merged", "re-estimated")[bool(record.how["reestimated"])]
+        return fresh if split else f"{group(record)}, {fresh}"
 
     return make_figure(
         "activations",
@@ -66,8 +71,12 @@ def activations_figure(run: Run) -> Figure | None:
         "Below 1, the signal fades as it passes through the layers. Correlation: between the "
         "two parents, unit by unit. Near 0, units at one place do different things, and their "
         "mean does neither.",
-        run.view("activations"),
-        {"measure": lambda r: r.metric.removeprefix("activation "), "task": task_of},
+        records,
+        {
+            "measure": lambda r: r.metric.removeprefix("activation "),
+            **split,
+            "task": task_of,
+        },
         lambda found: _profile(
             found, name, reference=1.0 if found[0].metric == "activation variance" else 0.0
         ),
@@ -76,27 +85,21 @@ def activations_figure(run: Run) -> Figure | None:
 
 def distances_figure(run: Run) -> Figure | None:
     """Draw how far apart the weights of each pair are."""
-    labels = pair_labels(run, run.view("distances"))
+    records = run.view("distances")
+    labels = pair_labels(run, records)
     return make_figure(
         "distances",
         "How far apart the weights are",
         "Relative distance: of the two networks' weights in this layer, divided by the norm of the "
         "first's. About 1.4 is the distance of weights that have nothing to do with each other.",
-        run.view("distances"),
-        {"measure": lambda r: r.metric},
+        records,
+        {"measure": lambda r: r.metric, **group_choice(run, records, len(labels))},
         lambda found: _profile(found, lambda r: labels[r.model]),
     )
 
 
 def _value(mean: Mean | None) -> float | None:
     return None if mean is None else mean.value
-
-
-def _group_of(run: Run) -> Callable[[Record], str]:
-    def group(record: Record) -> str:
-        return title_of(run, str(record.how.get("group")))
-
-    return group
 
 
 def _profile(
@@ -142,7 +145,7 @@ def _chart(
         low = min(item.mean.low for item in items)
         scale = alt.Scale(domain=[min(low, 0.0), 1.0])
     return profile(
-        items, names, layers, METRICS[metric], scale, width, reference=reference, bars=bars
+        items, names, layers, axis_title(metric), scale, width, reference=reference, bars=bars
     )
 
 

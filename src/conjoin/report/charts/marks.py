@@ -98,6 +98,7 @@ def legend(names: Sequence[str], width: int, left: int) -> alt.Legend | None:
         labelLimit=(width - left) // columns - 30,
         symbolOpacity=1,
         symbolStrokeWidth=0,
+        columnPadding=36,  # readers' fonts can be wider than the one that is measured here
     )
 
 
@@ -191,7 +192,7 @@ def names_axis(names: Sequence[str], limit: int, bold: Sequence[int] = ()) -> al
         labelExpr=f"{json.dumps(list(names))}[datum.value]",
         labelLimit=limit,
         labelOverlap=False,
-        labelFontWeight={**weight, "value": "normal"},  # type: ignore[arg-type]
+        labelFontWeight={**weight, "value": "normal"},
         ticks=False,
         domain=False,
         grid=True,

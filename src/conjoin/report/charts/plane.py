@@ -10,10 +10,10 @@ import altair as alt
 from conjoin.records import Record
 from conjoin.report.charts.figure import Chart, Figure, Variant
 from conjoin.report.charts.marks import data
-from conjoin.report.charts.points import METRICS, Mean, amount, means, shown
-from conjoin.report.charts.variants import make_figure, reestimated, task_of
+from conjoin.report.charts.points import Mean, axis_title, means, shown
+from conjoin.report.charts.variants import group_label, make_figure, reestimated, task_of
+from conjoin.report.formats import amount
 from conjoin.report.run_folder import Run
-from conjoin.report.table import title_of
 
 __all__ = ["plane_figure"]
 
@@ -24,10 +24,6 @@ a loss grows without end, and its colours would leave none for the valleys."""
 
 def plane_figure(run: Run) -> Figure | None:
     """Draw a map per task, with the networks that span the plane marked."""
-
-    def group(record: Record) -> str:
-        return title_of(run, str(record.how.get("group")))
-
     return make_figure(
         "plane",
         "The plane through the networks",
@@ -40,7 +36,7 @@ def plane_figure(run: Run) -> Figure | None:
         {
             "measure": lambda record: record.metric,
             "task": task_of,
-            "networks": group,
+            "networks": group_label(run),
             "statistics": reestimated,
         },
         _variant,
@@ -93,7 +89,7 @@ def _chart(
     y = alt.Y("y:Q", title=None, axis=axis, scale=alt.Scale(domain=[low_y, high_y], nice=False))
     legend = alt.Legend(
         orient="top",
-        title=METRICS[metric],
+        title=axis_title(metric),
         type="gradient",
         gradientLength=min(260, width - 90),
         tickCount=4,

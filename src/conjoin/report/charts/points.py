@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from conjoin.records import Record
-from conjoin.report.formats import number, one_line
+from conjoin.report.formats import amount, one_line
 
-__all__ = ["METRICS", "Mean", "amount", "in_order", "means", "shown", "unique"]
+__all__ = ["Mean", "axis_title", "in_order", "means", "shown", "unique"]
 
 K = TypeVar("K", bound=Hashable)
 
-METRICS = {
+_TITLES = {
     "accuracy": "accuracy (percent)",
     "loss": "loss",
     "calibration error": "calibration error (percentage points)",
@@ -21,7 +21,15 @@ METRICS = {
     "relative distance": "relative distance",
     "cosine": "cosine",
 }
-"""Metric -> the title of its axis."""
+
+
+def axis_title(metric: str) -> str:
+    """Give the title of the axis of a metric.
+
+    >>> axis_title("accuracy"), axis_title("perplexity")
+    ('accuracy (percent)', 'perplexity')
+    """
+    return _TITLES.get(metric, shown(metric))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +56,6 @@ class Mean:
             return amount(self.value, metric)
         low, high = (amount(v, metric).removesuffix(" %") for v in (self.low, self.high))
         return f"{amount(self.value, metric)} ({low} to {high} over {self.seeds} seeds)"
-
-
-def amount(value: float, metric: str) -> str:
-    """Write a value of a metric.
-
-    >>> amount(97.256, "accuracy"), amount(0.012345, "loss")
-    ('97.3 %', '0.0123')
-    """
-    return number(value, metric) + (" %" if metric == "accuracy" else "")
 
 
 def means(records: Iterable[Record], key: Callable[[Record], K]) -> dict[K, Mean]:

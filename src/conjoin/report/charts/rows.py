@@ -8,7 +8,8 @@ import altair as alt
 from conjoin.report.charts.drawing import INK
 from conjoin.report.charts.figure import Chart, Figure, Switch, Variant
 from conjoin.report.charts.marks import data, is_narrow, names_axis, scale_of, series
-from conjoin.report.charts.points import METRICS, Mean, amount, in_order, means, shown, unique
+from conjoin.report.charts.points import Mean, axis_title, in_order, means, shown, unique
+from conjoin.report.formats import amount
 from conjoin.report.run_folder import RowInfo, Run
 from conjoin.report.table import title_of
 
@@ -22,7 +23,7 @@ def rows_figure(run: Run) -> Figure | None:
     """Draw each row as a line with a point per task, under the title of its group."""
     records = [record for record in run.view("row") if record.split == "test"]
     metrics = [m for m in _ORDER if any(r.metric == m for r in records)]
-    variants = {}
+    variants: dict[tuple[str, ...], Variant] = {}
     for metric in metrics:
         found = means(
             (r for r in records if r.metric == metric), lambda record: (record.model, record.task)
@@ -73,7 +74,7 @@ def _chart(run: Run, metric: str, found: Found, width: int) -> Chart:
             points.append(
                 {
                     "series": labels[task],
-                    "at": at + (number - (len(tasks) - 1) / 2) * 5 / step,
+                    "at": at + (number - (len(tasks) - 1) / 2) * min(5, 14 / len(tasks)) / step,
                     "value": mean.value,
                     "low": mean.low,
                     "high": mean.high,
@@ -123,18 +124,18 @@ def _layers(
     y = alt.Y(
         "at:Q",
         scale=alt.Scale(
-            domain=[len(names) - 0.5, -0.5 if not narrow else -0.9], nice=False, zero=False
+            domain=[len(names) - 0.5, -0.5 if not narrow else -0.3], nice=False, zero=False
         ),
         axis=axis,
     )
-    x = alt.X("value:Q", title=METRICS[metric], scale=scale, axis=alt.Axis(tickCount=5))
+    x = alt.X("value:Q", title=axis_title(metric), scale=scale, axis=alt.Axis(tickCount=5))
     base = alt.Chart(data(points)).encode(y=y, color=color)
     parts = [
         alt.Chart(data(references))
         .mark_rule(strokeDash=[5, 3], opacity=0.75, aria=False)
         .encode(x=x, color=color),
         base.mark_rule(strokeWidth=4, opacity=0.35, aria=False).encode(
-            x=alt.X("low:Q", title=METRICS[metric]), x2="high:Q"
+            x=alt.X("low:Q", title=axis_title(metric)), x2="high:Q"
         ),
         base.mark_point(filled=True, size=64, opacity=1).encode(
             x=x, shape=shape, description=alt.Description("text:N")
@@ -164,7 +165,8 @@ def _names_above(
         color=INK,
         aria=False,
     )
-    return mark.encode(y=y, x=alt.value(0), text="name:N")
+    placed: alt.Chart = mark.encode(y=y, x=alt.value(0), text="name:N")
+    return placed
 
 
 def _said(run: Run, metric: str, found: Found) -> str:

@@ -6,10 +6,17 @@ from functools import partial
 import altair as alt
 
 from conjoin.records import Record
-from conjoin.report.charts.figure import Figure, Variant
+from conjoin.report.charts.figure import Chart, Figure, Variant
 from conjoin.report.charts.marks import Item, lines, scale_of
-from conjoin.report.charts.points import METRICS, amount, means, shown
-from conjoin.report.charts.variants import make_figure, pair_labels, reestimated, task_of
+from conjoin.report.charts.points import axis_title, means, shown
+from conjoin.report.charts.variants import (
+    group_choice,
+    make_figure,
+    pair_labels,
+    reestimated,
+    task_of,
+)
+from conjoin.report.formats import amount
 from conjoin.report.run_folder import Run
 
 __all__ = ["interpolation_figure"]
@@ -24,9 +31,14 @@ def interpolation_figure(run: Run) -> Figure | None:
         "From one network to the other",
         "The weights are (1 - t) times those of the first network and t times those of the second. "
         "A valley in accuracy, or a hill of loss, between the two is a barrier: their mean lies "
-        "in it. The band reaches from the lowest to the highest seed.",
+        "in it. With several seeds, a band reaches from the lowest to the highest.",
         records,
-        {"task": task_of, "measure": lambda record: record.metric, "statistics": reestimated},
+        {
+            **group_choice(run, records, len(labels)),
+            "task": task_of,
+            "measure": lambda record: record.metric,
+            "statistics": reestimated,
+        },
         partial(_variant, labels),
     )
 
@@ -44,16 +56,16 @@ def _variant(labels: dict[str, str], records: Sequence[Record]) -> Variant | Non
     return Variant(partial(_chart, items, names, metric), _said(records[0], items, names, metric))
 
 
-def _chart(
-    items: Sequence[Item], names: Sequence[str], metric: str, width: int
-) -> alt.LayerChart | alt.Chart:
+def _chart(items: Sequence[Item], names: Sequence[str], metric: str, width: int) -> Chart:
     x = alt.X(
         "at:Q",
         title="t, the share of the second network",
         axis=alt.Axis(tickCount=5, format=".2~f"),
         scale=alt.Scale(nice=False),
     )
-    return lines(items, names, x, METRICS[metric], scale_of(metric, [i.mean for i in items]), width)
+    return lines(
+        items, names, x, axis_title(metric), scale_of(metric, [i.mean for i in items]), width
+    )
 
 
 def _said(record: Record, items: Sequence[Item], names: Sequence[str], metric: str) -> str:

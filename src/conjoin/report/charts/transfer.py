@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import altair as alt
 
 from conjoin.records import Record
 from conjoin.report.charts.figure import Chart, Figure, Variant
 from conjoin.report.charts.marks import Item, lines, scale_of
-from conjoin.report.charts.points import METRICS, amount, in_order, means, shown, unique
+from conjoin.report.charts.points import axis_title, in_order, means, shown, unique
 from conjoin.report.charts.variants import make_figure, task_of
+from conjoin.report.formats import amount
 from conjoin.report.run_folder import Run
 
 __all__ = ["transfer_figure"]
@@ -26,8 +28,8 @@ def transfer_figure(run: Run) -> Figure | None:
         "transfer",
         "As a start for a new task",
         "Each network is trained further on a few labelled examples of a task that none was "
-        "trained on. Higher at few labels means that the start already knows something of use. The "
-        "band reaches from the lowest to the highest seed.",
+        "trained on. Higher at few labels means that the start already knows something of use. "
+        "With several seeds, a band reaches from the lowest to the highest.",
         records,
         {"task": task_of, "measure": lambda record: record.metric},
         partial(_variant, labels),
@@ -58,11 +60,13 @@ def _variant(labels: dict[str, str], records: Sequence[Record]) -> Variant | Non
 def _chart(items: Sequence[Item], names: Sequence[str], metric: str, width: int) -> Chart:
     counts = sorted({item.at for item in items})
     # Counts grow by factors; symlog, since 0 labels is the start itself.
-    kind = "log" if counts[0] > 0 else "symlog"
+    kind: Literal["log", "symlog"] = "log" if counts[0] > 0 else "symlog"
     x = alt.X(
         "at:Q",
         title="labelled examples",
         scale=alt.Scale(type=kind, nice=False),
         axis=alt.Axis(values=counts, format=",d", labelOverlap="greedy"),
     )
-    return lines(items, names, x, METRICS[metric], scale_of(metric, [i.mean for i in items]), width)
+    return lines(
+        items, names, x, axis_title(metric), scale_of(metric, [i.mean for i in items]), width
+    )

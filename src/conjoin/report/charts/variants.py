@@ -4,18 +4,33 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from conjoin.records import Record
 from conjoin.report.charts.figure import Figure, Switch, Variant
-from conjoin.report.charts.points import in_order, unique
+from conjoin.report.charts.points import in_order, shown, unique
 from conjoin.report.run_folder import Run
 from conjoin.report.table import title_of
 
-__all__ = ["REESTIMATED", "make_figure", "pair_labels", "reestimated", "task_of"]
+__all__ = [
+    "Choice",
+    "group_choice",
+    "group_label",
+    "make_figure",
+    "pair_labels",
+    "reestimated",
+    "task_of",
+]
 
-REESTIMATED = ("as merged", "statistics re-estimated")
+Choice = Callable[[Record], str]
+"""What a record says at a switch."""
+
+MOST_LINES = 6
+"""More lines than this cannot be told apart in one chart."""
+
+
+_REESTIMATED = ("as merged", "statistics re-estimated")
 
 
 def reestimated(record: Record) -> str:
     """Say whether the BatchNorm statistics of a record's network were re-estimated."""
-    return REESTIMATED[bool(record.how.get("reestimated"))]
+    return _REESTIMATED[bool(record.how.get("reestimated"))]
 
 
 def task_of(record: Record) -> str:
@@ -23,22 +38,48 @@ def task_of(record: Record) -> str:
     return record.task
 
 
+def group_label(run: Run) -> Callable[[Record], str]:
+    """Give the function that names the group of a record, different groups differently."""
+    labels = dict(zip(run.groups, unique([title_of(run, key) for key in run.groups]), strict=True))
+
+    def label(record: Record) -> str:
+        key = str(record.how.get("group"))
+        return labels.get(key, shown(key))
+
+    return label
+
+
+def group_choice(run: Run, records: Iterable[Record], lines: int) -> dict[str, Choice]:
+    """Give the switch among groups if their lines are too many for one chart.
+
+    Args:
+        run: of the records.
+        records: what is shown.
+        lines: how many there would be in one chart.
+    """
+    groups = {str(record.how.get("group")) for record in records}
+    return {"networks": group_label(run)} if lines > MOST_LINES and len(groups) > 1 else {}
+
+
 def pair_labels(run: Run, records: Iterable[Record]) -> dict[str, str]:
     """Name the pairs of networks (`model` of a record) of interpolation and distances.
 
-    What does not tell them apart is left out: the group if there is one, the pair if each group
-    has one.
+    What does not tell them apart is left out: the group if there is one, or if there is a switch
+    among groups; the pair if each group has one.
     """
-    group_of = {record.model: str(record.how.get("group")) for record in records}
-    groups = set(group_of.values())
+    first = {record.model: record for record in records}
+    name, groups = group_label(run), {str(record.how.get("group")) for record in first.values()}
     found = []
-    for model, group in group_of.items():
-        title, pair = title_of(run, group), model.removeprefix(f"{group}: ")
-        if len(groups) == 1:
-            found.append(pair)
+    for model, record in first.items():
+        title, pair = name(record), shown(model.removeprefix(f"{record.how.get('group')}: "))
+        if len(groups) == len(first) > 1:
+            found.append(title)
         else:
-            found.append(title if len(groups) == len(group_of) else f"{title}: {pair}")
-    return dict(zip(group_of, unique(found), strict=True))
+            split = len(groups) == 1 or len(first) > MOST_LINES
+            found.append(pair if split else f"{title}: {pair}")
+    if len(groups) > 1 and len(first) > MOST_LINES and len(groups) < len(first):
+        return dict(zip(first, found, strict=True))  # equal ones are in different charts
+    return dict(zip(first, unique(found), strict=True))
 
 
 def make_figure(
@@ -46,7 +87,7 @@ def make_figure(
     title: str,
     caption: str,
     records: Iterable[Record],
-    choices: Mapping[str, Callable[[Record], str]],
+    choices: Mapping[str, Choice],
     make: Callable[[Sequence[Record]], Variant | None],
 ) -> Figure | None:
     """Make a figure with a variant for each setting that has records.

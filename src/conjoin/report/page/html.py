@@ -20,7 +20,7 @@ class Markup:
     text: str
 
 
-Child: TypeAlias = "str | Markup | None | list[Child] | list[Markup] | tuple[Child, ...]"
+Child: TypeAlias = "str | Markup | list[Child] | list[Markup] | tuple[Child, ...] | None"
 """What an element holds: a text, an element, several of these, or nothing."""
 
 _VOID = frozenset({"br", "img", "input", "link", "meta"})
@@ -73,6 +73,7 @@ def _check(name: str) -> None:
 def _escaped(text: str) -> str:
     # A control character is an error in HTML; one that turns text around hides what is written.
     seen = "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() or c in "\n\t\xa0" else c.encode("unicode_escape").decode()
+        for c in text
     )
     return html.escape(seen)

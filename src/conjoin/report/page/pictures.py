@@ -132,14 +132,20 @@ def _read(path: Path, key: str) -> tuple[dict[str, NDArray[Any]], Any]:
         raise DataError(f"{path} cannot be read: {error}; delete it to leave it out") from error
 
 
-def png_uri(image: NDArray[np.uint8]) -> str:
+def png_uri(image: NDArray[np.uint8], *, limit: int = 128) -> str:
     """Give an image [H, W] or [H, W, 3] as a ``data:`` address.
+
+    Args:
+        image: its pixels stay as they are, unless it is too large.
+        limit: a side of twice this or more is made smaller, by a whole factor, to this or more.
 
     >>> png_uri(np.zeros((1, 1), np.uint8))[:30]
     'data:image/png;base64,iVBORw0K'
     """
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    factor = max(picture.size) // limit
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(file, "PNG", optimize=True)
+    (picture.reduce(factor) if factor > 1 else picture).save(file, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 

@@ -72,20 +72,20 @@ def charts(figure: Figure, prefix: str) -> list[Markup]:
     return found
 
 
-def figure_block(figure: Figure, prefix: str = "", level: str = "h3") -> Markup:
+def figure_block(figure: Figure, prefix: str = "", title: str | None = None) -> Markup:
     """Give a figure with its switches, drawings and caption.
 
     Args:
         figure: what is shown.
         prefix: before the key of the figure, where a page shows two of one key.
-        level: of its heading.
+        title: other than its own.
     """
     key = f"{prefix}{figure.key}"
     missing = element("p", {"class": "missing", "hidden": True}, "This was not measured.")
     return element(
         "figure",
         {"id": key, "data-switched": True},
-        element(level, {}, figure.title),
+        element("h3", {}, title or figure.title),
         switches_block(key, figure.switches),
         charts(figure, key),
         missing if figure.switches else None,
