@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from conjoin.merging import merge
     from conjoin.records import Record
     from conjoin.repair import needs_reestimation, reestimate_batchnorm
+    from conjoin.report import write_report
 
 __all__ = [
     "Checkpoint",
@@ -36,6 +37,7 @@ __all__ = [
     "open_checkpoint",
     "reestimate_batchnorm",
     "save",
+    "write_report",
 ]
 
 __version__ = "0.1.0"
@@ -53,6 +55,7 @@ _HOMES = {
     "open_checkpoint": "conjoin.checkpoints",
     "reestimate_batchnorm": "conjoin.repair",
     "save": "conjoin.checkpoints",
+    "write_report": "conjoin.report",
 }
 
 

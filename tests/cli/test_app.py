@@ -11,8 +11,8 @@ import torch
 import conjoin
 from conjoin.checkpoints import save
 
-COMMANDS = ["merge", "inspect", "diff", "methods", "digits"]
-HEAVY = "{'torch', 'numpy', 'scipy', 'safetensors', 'yaml', 'conjoin.records'}"
+COMMANDS = ["merge", "compare", "report", "inspect", "diff", "methods", "digits"]
+HEAVY = "{'torch', 'altair', 'numpy', 'scipy', 'safetensors', 'yaml', 'conjoin.records'}"
 
 
 def python(*arguments, **options):

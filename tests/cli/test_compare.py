@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import conjoin
+from conjoin.errors import ConjoinError
 from conjoin.records import read_results
 
 NET = """
@@ -64,6 +65,8 @@ class Block(nn.Module):
 """
 
 DATA = '''
+import time
+
 import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
@@ -109,6 +112,16 @@ def in_workers():
 def few():
     x, y = images(1, 40).tensors
     return {part: (x, y) for part in ("train", "validation", "test")}
+
+
+class Slow:
+    def __iter__(self):
+        time.sleep(0.2)
+        return iter([few()["test"]])
+
+
+def slow():
+    return {**few(), "validation": Slow()}
 
 
 def no_validation():
@@ -229,6 +242,12 @@ def finish(process):
     return SimpleNamespace(code=process.returncode, out=out, error=error)
 
 
+def finished(out):
+    """The stages that are done -> when."""
+    found = (path for path in out.glob("cache/*/stage.json") if path.parent.suffix != ".partial")
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
 FILE = ("--model", "net.py:SmallResNet", "--data", "data.py:loaders", "a.pth", "b.pth")
 
 
@@ -236,17 +255,16 @@ def test_a_project_outside(project, tmp_path):
     """Killed on its way, gone on with, and named in the two ways that there are."""
     out = tmp_path / "run"
     process = start(project, *FILE, "-o", out, *QUICK)
-    while len(list(out.glob("cache/row-*/stage.json"))) < 3 and process.poll() is None:
-        time.sleep(0.02)
+    while len(finished(out)) < 5 and process.poll() is None:
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     finish(process)
-    assert not (out / "results.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in out.glob("cache/*/stage.json")}
-    assert len(done) >= 3
+    done = finished(out)
+    assert len(done) >= 5
 
     found = finish(start(project, *FILE, "-o", out, *QUICK))
     assert (found.code, found.error) == (0, "")
-    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert done.items() <= finished(out).items()
     for text in ("mean + re-estimated statistics", "inverted", "a alone", "Left out:", "Results:"):
         assert text in found.out
     results = read_results(out / "results.json")
@@ -275,8 +293,9 @@ def test_a_project_outside(project, tmp_path):
 
 def test_interrupted(project, tmp_path):
     out = tmp_path / "run"
-    process = start(project, *FILE, "-o", out, *QUICK)
-    while not list(out.glob("cache/row-*/stage.json")) and process.poll() is None:
+    options = ("--model", "net.py:SmallResNet", "--data", "data.py:slow", "a.pth", "b.pth")
+    process = start(project, *options, "-o", out, *QUICK)
+    while not finished(out) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     found = finish(process)
@@ -318,17 +337,34 @@ def test_an_entry(run, at_project, tmp_path):
 def test_the_page(run, at_project, tmp_path, monkeypatch):
     import conjoin.report
 
-    made = []
+    out, made = tmp_path / "run", []
 
     def write_report(folders):
         made.append(folders)
         return folders[0] / "report.html"
 
     monkeypatch.setattr(conjoin.report, "write_report", write_report)
+    monkeypatch.setattr(conjoin.report, "save_figures", lambda run, folder: made.append(folder))
+    assert f"The page: {out / 'report.html'}" in run("compare", "a.pth", "b.pth", "-o", out).stdout
+    assert made == [[out], out / "figures"]
+    run("compare", "a.pth", "b.pth", "-o", out, "--no-page")
+    assert len(made) == 2
+
+    def missing(folders):
+        raise ConjoinError("the package altair is missing")
+
+    monkeypatch.setattr(conjoin.report, "write_report", missing)
+    found = run("compare", "a.pth", "b.pth", "-o", out)
+    assert "No page: the package altair is missing" in found.stdout
+    assert "Results:" in found.stdout
+
+
+def test_a_real_page(run, at_project, tmp_path):
+    pytest.importorskip("altair")
+    pytest.importorskip("vl_convert")
     run("compare", "a.pth", "b.pth", "-o", tmp_path / "run")
-    assert made == [[tmp_path / "run"]]
-    run("compare", "a.pth", "b.pth", "-o", tmp_path / "run", "--no-page")
-    assert len(made) == 1
+    assert "<html" in (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert list((tmp_path / "run/figures").glob("*.svg"))
 
 
 def test_files_alone(run, at_project, tmp_path):

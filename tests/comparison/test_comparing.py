@@ -106,6 +106,21 @@ def test_curves_end_in_the_rows(tiny, value_of):
     }
 
 
+def test_curves_of_sorted_data_see_every_class(tiny):
+    """One class is answered rightly, and it is a third of the test part: also of a part of it."""
+
+    class First(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * 0 + torch.tensor([1.0, 0, 0])
+
+    x, y = tiny.examples(60, 0)
+    data = {**tiny.parts(), "test": (x, y.sort().values)}
+    run = tiny.compare([First(4, 3), First(4, 3)], data)
+    line = [r for r in run.view("interpolation") if r.metric == "accuracy"]
+    assert {r.count for r in line} == {20}
+    assert all(30 <= r.value <= 40 for r in line)
+
+
 def test_files_of_the_folder(tiny):
     run = tiny.compare()
     results = read_results(run.folder / "results.json")
@@ -225,6 +240,7 @@ def test_an_unseen_task(tiny, value_of):
     found = [i for i in run.intervals if i.task == "new"]
     assert {i.against for i in found if i.model in run.rows} == {
         f"models: {BEST_PARENT}",
+        f"models: {ENSEMBLE}",
         "models: mean",
     }
     # The merged start against every other one, with as many labels.

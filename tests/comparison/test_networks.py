@@ -1,6 +1,7 @@
 """Models as networks: their names, what does not fit, and what a hash depends on."""
 
 import functools
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 import conjoin
 from conjoin.comparison.networks import digest_of, fresh, names_of, network_of
+from conjoin.comparison.user_code import find_callable
 from conjoin.errors import (
     CheckpointError,
     InputError,
@@ -175,6 +177,21 @@ def test_the_stage_knows_what_is_no_tensor():
     keys = [made("a", maker()).stage.key for maker in makers]
     assert len(set(keys)) == len(keys)
     assert keys == [made("b", maker()).stage.key for maker in makers]
+
+
+def test_the_stage_knows_the_source(tiny, tmp_path, monkeypatch):
+    path = conjoin.save(nn.Linear(2, 2), tmp_path / "a.pth")
+    file = tmp_path / "net_of_stage.py"
+    file.write_text("from torch import nn\ndef make():\n    return nn.Linear(2, 2)\n")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    make = find_callable(f"{file}:make")
+    try:
+        before = made("a", path, make).stage.key
+        assert made("a", path, make).stage.key == before
+        file.write_text(file.read_text() + "# changed\n")
+        assert made("a", path, make).stage.key != before
+    finally:
+        del sys.modules["net_of_stage"]
 
 
 def test_the_hash_of_tensors():

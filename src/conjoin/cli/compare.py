@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from conjoin.cli.output import error_console, printable, report_console
-from conjoin.errors import DataError, InputError
+from conjoin.errors import ConjoinError, DataError, InputError
 
 __all__ = ["compare"]
 
@@ -135,12 +135,12 @@ def compare(
                 entry=entry,
                 device=device,
                 title=title,
-                command=_command(),
+                command=shlex.join(["conjoin", *sys.argv[1:]]),
                 progress=bars.start,
                 notice=lambda line: console.print(printable(line), soft_wrap=True),
             )
         print_table(run, console)
-        _finish(out, console, page=not no_page)
+        _finish(run, console, page=not no_page)
     except KeyboardInterrupt:
         message = "Interrupted; what is finished is kept. Run the same command again to go on."
         error_console().print(printable(message), soft_wrap=True)
@@ -160,21 +160,17 @@ def _loaders(spec: str) -> Any:
     return loaders
 
 
-def _command() -> str:
-    """Give what repeats this; an argument of bytes that are no text is shown escaped."""
-    text = shlex.join(["conjoin", *sys.argv[1:]])
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _finish(out: Path, console: Any, *, page: bool) -> None:
+def _finish(run: Any, console: Any, *, page: bool) -> None:
     if page:
-        from conjoin.report import write_report
+        from conjoin.report import save_figures, write_report
 
         try:
-            console.print(f"\nThe page: {write_report([out])}", soft_wrap=True, markup=False)
-        except InputError as error:  # what draws it is not installed; the results are there
+            made = write_report([run.folder])
+            save_figures(run, run.folder / "figures")
+            console.print(f"\nThe page: {made}", soft_wrap=True, markup=False)
+        except ConjoinError as error:  # what draws it is not installed; the results are there
             console.print(printable(f"\nNo page: {error}"), soft_wrap=True)
-    console.print(f"Results: {out / 'results.json'}", soft_wrap=True, markup=False)
+    console.print(f"Results: {run.folder / 'results.json'}", soft_wrap=True, markup=False)
 
 
 def _repeat(text: str) -> list[Path]:

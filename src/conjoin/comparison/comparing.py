@@ -26,6 +26,7 @@ from conjoin.comparison.running import About, measure_subjects, write_files_run
 from conjoin.comparison.source_code import code_digest
 from conjoin.comparison.subject import Group, Network, Settings, Subject
 from conjoin.comparison.transferring import POOL
+from conjoin.comparison.user_code import as_text
 from conjoin.comparison.views import distance_records
 from conjoin.errors import InputError, MismatchError, NonFiniteError
 from conjoin.merging import merge
@@ -112,7 +113,8 @@ def compare(
     with seeded():  # what the caller draws next is not changed
         seeds = [named, *(dict(zip(named, m, strict=True)) for m in _checked(repeats, named))]
         families = [_networks(found, model, entry, where) for found in seeds]
-        compared = _networks(names_of(references) if references else {}, model, entry, where)
+        others = names_of(references) if references else {}
+        compared = _networks(others, model, entry, where)
         for found in families:
             _check_structure(found)
         tasks = read_tasks(
@@ -130,9 +132,9 @@ def compare(
         cache = StageCache(out / "cache", notice=notice)
         about = About(
             "compare",
-            title or f"{' and '.join(named)}: can their weights be combined?",
-            command,
-            hashes={n: digest_of(m, entry) for n, m in {**(references or {}), **named}.items()},
+            as_text(title or f"{' and '.join(named)}: can their weights be combined?"),
+            None if command is None else as_text(command),
+            hashes={n: digest_of(m, entry) for n, m in {**others, **named}.items()},
             device=str(where),
         )
         labs = (Laboratory(subject, chosen, cache, progress or _silent) for subject in subjects)
@@ -225,8 +227,8 @@ def _compare_files(
         records += distance_records("models", (first, second), opened[first], opened[second], 0)
     about = About(
         "compare",
-        title or f"{' and '.join(models)}: how far are they apart?",
-        command,
+        as_text(title or f"{' and '.join(models)}: how far are they apart?"),
+        None if command is None else as_text(command),
         hashes={name: digest_of(path, entry) for name, path in models.items()},
     )
     reason = (

@@ -21,7 +21,7 @@ from conjoin.comparison.digests import Digest, described
 from conjoin.comparison.examples import first_pairs, joined
 from conjoin.comparison.randomness import drawn as drawn_from
 from conjoin.comparison.subject import Part, TaskData
-from conjoin.comparison.user_code import their_traceback, users_code
+from conjoin.comparison.user_code import as_text, their_traceback, users_code
 from conjoin.errors import ConjoinError, DataError
 from conjoin.evaluation import evaluating, outcomes
 from conjoin.stages import Stage
@@ -83,8 +83,7 @@ def read_tasks(
     several = any(isinstance(spec, Mapping) for spec in data.values())
     tasks: dict[str, TaskData] = {}
     for key, spec in (data if several else {"task": data}).items():
-        # A name of bytes that are no text would end up in files that are text.
-        name = str(key).encode("utf-8", "backslashreplace").decode()
+        name = as_text(str(key))
         if not name or name in tasks:
             raise DataError(f"a task's name is {'empty' if not name else f'there twice: {name!r}'}")
         _check_spec(name, spec)
@@ -179,7 +178,7 @@ def _classes(name: str, classes: Any) -> tuple[str, ...] | None:
         return None
     if isinstance(classes, str | Mapping) or not isinstance(classes, Iterable):
         raise DataError(f"'classes' of {name!r} is a list of their names, not {classes!r}")
-    return tuple(str(label) for label in classes)
+    return tuple(as_text(str(label)) for label in classes)
 
 
 @dataclass(frozen=True, eq=False)

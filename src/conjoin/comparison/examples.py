@@ -1,4 +1,4 @@
-"""The first examples of a data set."""
+"""Some examples of a data set."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from conjoin.batches import Data, Inputs, batches, concatenate, map_inputs, pair_of
 
-__all__ = ["first_pairs", "joined"]
+__all__ = ["first_pairs", "joined", "spread", "spread_pairs"]
 
 Pairs = Sequence[tuple[Inputs, Tensor]]
 
@@ -35,6 +35,47 @@ def first_pairs(
         left -= len(targets)
         if left <= 0:
             break
+    return found
+
+
+def spread(count: int, total: int) -> Tensor:
+    """Give `count` places among `total`, at equal distances; all places if there are fewer.
+
+    Returns:
+        Bool [total].
+
+    >>> spread(2, 6).nonzero()[:, 0]
+    tensor([2, 5])
+    """
+    ends = torch.arange(total + 1) * min(count, total) // max(total, 1)
+    return ends[1:] > ends[:-1]
+
+
+def spread_pairs(
+    data: Data, count: int, total: int | None, where: str
+) -> list[tuple[Inputs, Tensor]]:
+    """Give examples from all over a data set, in batches: it may be sorted by class.
+
+    Args:
+        data: a loader of pairs, or one pair for the whole set.
+        count: of examples; fewer if there are fewer.
+        total: how many there are; None, where nobody knows, gives the first ones.
+        where: the data set, for messages.
+
+    >>> data = torch.arange(6.0), torch.arange(6)
+    >>> [targets.tolist() for _, targets in spread_pairs(data, 2, 6, "x")]
+    [[2, 5]]
+    """
+    if total is None or total <= count:
+        return first_pairs(data, count, where)
+    chosen, found, start = spread(count, total), [], 0
+    for batch in batches(data, 500):
+        inputs, targets = pair_of(batch, where)
+        at = chosen[start : start + len(targets)].nonzero()[:, 0]
+        start += len(targets)
+        if len(at):
+            picked = map_inputs(inputs, lambda t, at=at: t[at.to(t.device)])
+            found.append((picked, targets[at.to(targets.device)]))
     return found
 
 

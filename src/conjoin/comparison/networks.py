@@ -15,7 +15,7 @@ from conjoin.checkpoints import Checkpoint, as_checkpoint, describe_name_differe
 from conjoin.comparison.randomness import seeded
 from conjoin.comparison.source_code import code_digest, structure_digest
 from conjoin.comparison.subject import Network
-from conjoin.comparison.user_code import users_code
+from conjoin.comparison.user_code import as_text, users_code
 from conjoin.errors import InputError, MismatchError, NonFiniteError, UserCodeError
 from conjoin.measure import nonfinite_tensors
 from conjoin.stages import Stage
@@ -47,8 +47,7 @@ def names_of(models: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
             )
     values = list(models.values() if isinstance(models, Mapping) else models)
     texts = list(map(str, models)) if isinstance(models, Mapping) else _names(values)
-    # A name of bytes that are no text would end up in files that are text.
-    names = [text.encode("utf-8", "backslashreplace").decode() for text in texts]
+    names = [as_text(text) for text in texts]
     twice = [name for name, count in Counter(names).items() if count > 1 or not name]
     if twice:
         raise InputError(

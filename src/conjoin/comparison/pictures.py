@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from conjoin.checkpoints import open_checkpoint, save
-from conjoin.comparison.examples import first_pairs, joined
+from conjoin.comparison.examples import joined, spread, spread_pairs
 from conjoin.comparison.measuring import Laboratory, Measured
 from conjoin.comparison.subject import TaskData
 
@@ -24,7 +24,8 @@ def save_samples(lab: Laboratory, rows: Sequence[Measured], path: Path) -> bool:
     """Write some test images of each task, with what every row says; give whether there are any."""
     images, labels, places = [], [], []
     for name, task in lab.subject.tasks.items():
-        found = None if task.regression else _images(task, lab.settings.samples)
+        total = max(map(len, _answers(rows, name)), default=0)
+        found = _images(task, lab.settings.samples, total) if total else None
         if found is not None:
             shown, targets = found
             images.append(shown)
@@ -42,8 +43,9 @@ def save_samples(lab: Laboratory, rows: Sequence[Measured], path: Path) -> bool:
             if prediction is None or confidence is None:
                 continue
             columns = [c for c, (name, _) in enumerate(places) if name == task_name]
-            predictions[number, columns] = prediction[: len(columns)].long()
-            confidences[number, columns] = confidence[: len(columns)]
+            chosen = spread(lab.settings.samples, len(prediction))
+            predictions[number, columns] = prediction[chosen].long()
+            confidences[number, columns] = confidence[chosen]
     tensors = {
         "images": torch.cat(images),
         "labels": torch.cat(labels),
@@ -55,9 +57,17 @@ def save_samples(lab: Laboratory, rows: Sequence[Measured], path: Path) -> bool:
     return True
 
 
-def _images(task: TaskData, count: int) -> tuple[Tensor, Tensor] | None:
-    """Give the first test images as uint8 [n, H, W] or [n, H, W, 3]; None if they are none."""
-    inputs, targets = joined(first_pairs(task.parts["test"](), count, task.name))
+def _answers(rows: Sequence[Measured], task: str) -> list[Tensor]:
+    found = (row.outcomes(task, "prediction") for row in rows)
+    return [answers for answers in found if answers is not None]
+
+
+def _images(task: TaskData, count: int, total: int) -> tuple[Tensor, Tensor] | None:
+    """Give some test images as uint8 [n, H, W] or [n, H, W, 3]; None if they are none."""
+    pairs = spread_pairs(task.parts["test"](), count, total, task.name)
+    if not pairs:
+        return None
+    inputs, targets = joined(pairs)
     if not isinstance(inputs, Tensor) or inputs.dim() != 4 or inputs.shape[1] not in (1, 3):
         return None
     if min(inputs.shape[2:]) < SMALLEST or targets.dim() != 1:
@@ -76,7 +86,7 @@ def save_filters(
 
     Args:
         lab: of the first seed.
-        rows: by group: (name, what is stored) of the rows whose networks are kept.
+        rows: by group: (key, what is stored) of the rows whose networks are kept.
         path: of the file.
     """
     tensors: dict[str, Tensor] = {}

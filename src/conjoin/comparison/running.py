@@ -96,19 +96,22 @@ def measure_subjects(labs: Iterable[Laboratory], out: Path, about: About) -> Run
     """
     began = time.perf_counter()
     found = _Found()
-    seen: list[Laboratory] = []
+    first: Laboratory | None = None
+    seeds: list[int] = []
     for lab in labs:
-        measured = _measure(lab, found, first=not seen)
+        measured = _measure(lab, found, first=first is None)
         _export(lab, measured, out / "checkpoints")
-        seen.append(lab)
-    first = seen[0]
+        seeds.append(lab.subject.seed)
+        first = first or lab
+    if first is None:
+        raise InputError("there is nothing to measure: no seed is given")
     subject = first.subject
     specialists = about.specialists
     if specialists is None:
         specialists = {task: key for task, key in found.own.items() if key in found.rows}
     intervals = differences(found.stored, subject.tasks, _against(found, subject, specialists))
     intervals += transfer_differences(found.tuned, subject.tasks)
-    info = _info(about, first, [lab.subject.seed for lab in seen], found, specialists)
+    info = _info(about, first, seeds, found, specialists)
     write_json(out / RESULTS, found.records, run=info, intervals=intervals)
     write_csv(out / "results.csv", found.records)
     _write_costs(out, found, about, time.perf_counter() - began)
@@ -231,7 +234,7 @@ def _row_info(group: Group, row: Row, records: Sequence[Record]) -> dict[str, An
 def _against(
     found: _Found, subject: Subject, specialists: Mapping[str, str]
 ) -> dict[str, dict[str, list[str]]]:
-    """Say which rows each row is compared with: the specialist, and the mean of its group."""
+    """Say which rows each row is compared with: specialist, best parent, mean and ensemble."""
     best = next((k for k, row in found.rows.items() if row["name"] == BEST_PARENT), None)
     ensembles = {row["group"]: k for k, row in found.rows.items() if row["kind"] == "ensemble"}
     against: dict[str, dict[str, list[str]]] = {}

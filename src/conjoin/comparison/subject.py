@@ -116,7 +116,8 @@ class Settings:
     Args:
         statistics: training examples of each task for re-estimated statistics; their labels are
             not used.
-        curve_examples: test examples of each task for the curves; the table uses all.
+        curve_examples: test examples of each task for the curves, at equal distances, since they
+            may be sorted by class; the table uses all.
         points: of an interpolation curve.
         resolution: of the loss surface, in either direction.
         layers: a deep network's layers are grouped into at most so many for the curves by layer.

@@ -18,7 +18,7 @@ from typing import Any
 from conjoin.checkpoints import closest_name
 from conjoin.errors import ConjoinError, InputError, UserCodeError
 
-__all__ = ["find_callable", "is_theirs", "their_traceback", "users_code"]
+__all__ = ["as_text", "find_callable", "is_theirs", "their_traceback", "users_code"]
 
 _OURS = Path(__file__).parent.parent
 _IMPORTING = Path(importlib.__file__).parent
@@ -43,6 +43,15 @@ def users_code(what: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise UserCodeError(f"{what} raised an error:\n{their_traceback(error)}") from error
+
+
+def as_text(name: str) -> str:
+    r"""Give a name that files can hold: what are bytes and no text in it is shown escaped.
+
+    >>> as_text("caf\udce9")
+    'caf\\udce9'
+    """
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def find_callable(spec: str) -> Callable[..., Any]:
@@ -122,21 +131,28 @@ def _look_first_in(folder: Path) -> None:
 
 
 def their_traceback(error: BaseException) -> str:
-    """Format an error from the first frame on that is neither ours nor the import machinery's.
+    """Format an error from the first frame of the user's on, or of a library if there is none.
 
     An error without such a frame, as of code that cannot be parsed, has no frames shown.
     """
-    frames: TracebackType | None = error.__traceback__
-    while frames is not None and _is_passed_over(frames.tb_frame.f_code.co_filename):
-        frames = frames.tb_next
+    frames = _after(error.__traceback__, lambda name: _is_ours(name) or _is_of_a_library(name))
+    frames = frames or _after(error.__traceback__, _is_ours)
     shown = traceback.TracebackException(type(error), error, frames)
     return "".join(shown.format()).rstrip()
+
+
+def _after(
+    frames: TracebackType | None, passed_over: Callable[[str], bool]
+) -> TracebackType | None:
+    while frames is not None and passed_over(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    return frames
 
 
 def is_theirs(error: BaseException) -> bool:
     """Whether an error came up in code that is neither ours nor of a library."""
     return any(
-        not _is_passed_over(name) and not _is_of_a_library(name)
+        not _is_ours(name) and not _is_of_a_library(name)
         for name in (frame.filename for frame in traceback.extract_tb(error.__traceback__))
     )
 
@@ -147,6 +163,7 @@ def _is_of_a_library(filename: str) -> bool:
     return installed or path.is_relative_to(sysconfig.get_path("stdlib"))
 
 
-def _is_passed_over(filename: str) -> bool:
+def _is_ours(filename: str) -> bool:
+    """Whether a file is of this program, or of what imports theirs."""
     ours = Path(filename).is_relative_to(_OURS) or Path(filename).is_relative_to(_IMPORTING)
-    return ours or filename.startswith("<frozen importlib")
+    return ours or filename.startswith("<frozen")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from conjoin.batches import Data, Inputs
 from conjoin.checkpoints import Checkpoint, Kind
-from conjoin.comparison.examples import first_pairs
+from conjoin.comparison.examples import spread_pairs
 from conjoin.comparison.measuring import Laboratory
 from conjoin.comparison.rows import Family, has_batchnorm
-from conjoin.comparison.subject import Network, View
+from conjoin.comparison.subject import Network, TaskData, View
 from conjoin.measure.activations import activation_statistics
 from conjoin.measure.depth import group_layers, layers_of, merging_by_depth
 from conjoin.measure.distances import by_layer, distances
@@ -28,7 +28,7 @@ from conjoin.stages import Stage
 
 __all__ = ["VIEWS", "ViewKind", "distance_records", "measure_view"]
 
-VIEWS_VERSION = 1
+VIEWS_VERSION = 2
 """Raised whenever a change of this file changes the numbers of a view."""
 
 MOST_PAIRS = 3
@@ -93,10 +93,12 @@ def measure_view(lab: Laboratory, family: Family, kind: ViewKind) -> list[Record
 
 
 def _test_data(lab: Laboratory, family: Family) -> dict[str, Data]:
-    count = lab.settings.curve_examples
-    return {
-        name: first_pairs(task.parts["test"](), count, name) for name, task in family.tasks.items()
-    }
+    return {name: _test_pairs(lab, task) for name, task in family.tasks.items()}
+
+
+def _test_pairs(lab: Laboratory, task: TaskData) -> list[tuple[Inputs, Tensor]]:
+    total = task.counts.get("test")
+    return spread_pairs(task.parts["test"](), lab.settings.curve_examples, total, task.name)
 
 
 def _statistics(family: Family) -> list[list[tuple[Inputs, Tensor]]]:
@@ -171,7 +173,7 @@ def _activations(lab: Laboratory, family: Family, on_done: OnDone) -> list[Recor
     jobs = [(task, variant) for task in family.tasks for variant in variants]
     records: list[Record] = []
     for number, (task, (reestimated, merged)) in enumerate(jobs):
-        pairs = first_pairs(family.tasks[task].parts["test"](), lab.settings.curve_examples, task)
+        pairs = _test_pairs(lab, family.tasks[task])
         records += activation_statistics(
             models,
             merged,

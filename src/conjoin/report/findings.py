@@ -154,7 +154,9 @@ def _transfer(run: Run, choice: Choice | None) -> Iterator[Finding]:
             f"compared: {metric} is {listing(shown)}."
         )
         merged = _merged_start(run, choice, starts)
-        for other in starts if merged is not None else ():
+        # The best of the others, and the worst, which is a new network if all is well.
+        others = [start for start, _ in found if start != merged]
+        for other in dict.fromkeys((others[0], others[-1])) if merged is not None else ():
             interval = _transfer_interval(run, str(merged), other, fewest, run.tasks.get(task))
             if interval is not None:
                 text += f" Against {quoted(other)}, {quoted(str(merged))} is {interval}."

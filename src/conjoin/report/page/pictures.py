@@ -133,7 +133,7 @@ def _read(path: Path, key: str) -> tuple[dict[str, NDArray[Any]], Any]:
 
 
 def png_uri(image: NDArray[np.uint8], *, limit: int = 128) -> str:
-    """Give an image [H, W] or [H, W, 3] as a ``data:`` address.
+    """Give an image, uint8 [H, W] or [H, W, 2 to 4], as a ``data:`` address.
 
     Args:
         image: its pixels stay as they are, unless it is too large.
@@ -157,19 +157,21 @@ def filter_sheet(weights: NDArray[np.float32], *, limit: int = 64) -> NDArray[np
         limit: filters beyond this number are left out.
 
     Returns:
-        uint8 [H, W] or [H, W, 3], with a line of pixels between filters.
+        uint8 [H, W, 2] or [H, W, 4]: grey or colours, and opacity. Lines of pixels between filters
+        are transparent, since every grey is a weight.
 
     >>> filter_sheet(np.array([1.0, -1.0], np.float32).reshape(2, 1, 1, 1)).tolist()
-    [[255, 128, 1]]
+    [[[255, 255], [0, 0], [1, 255]]]
     """
     shown = np.nan_to_num(weights[:limit].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     count, channels, h, w = shown.shape
     top = float(np.abs(shown).max(initial=0.0)) or 1.0
     pixels = np.round(128 + 127 * shown / top).astype(np.uint8)
-    columns = max(1, min(count, 8 if count <= 32 else 16))
+    columns = max(1, min(count, 4 if count <= 16 else 8))
     lines = math.ceil(count / columns)
-    sheet = np.full((lines * (h + 1) - 1, columns * (w + 1) - 1, channels), 128, np.uint8)
+    sheet = np.zeros((lines * (h + 1) - 1, columns * (w + 1) - 1, channels + 1), np.uint8)
     for number, one in enumerate(pixels):
         y, x = (number // columns) * (h + 1), (number % columns) * (w + 1)
-        sheet[y : y + h, x : x + w] = np.moveaxis(one, 0, -1)
-    return sheet[..., 0] if channels == 1 else sheet
+        sheet[y : y + h, x : x + w, :channels] = np.moveaxis(one, 0, -1)
+        sheet[y : y + h, x : x + w, channels] = 255
+    return sheet
