@@ -195,7 +195,9 @@ def test_csv_has_a_header_and_a_row_for_each_record(tmp_path):
 
 
 def test_records_are_checked():
-    with pytest.raises(InputError, match="split is one of train, validation, test, none, not 'valid'"):
+    with pytest.raises(
+        InputError, match="split is one of train, validation, test, none, not 'valid'"
+    ):
         _record(split="valid")
     with pytest.raises(InputError, match="count of m on t is negative: -1"):
         _record(count=-1)

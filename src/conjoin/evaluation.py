@@ -172,9 +172,7 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
             part.training = training
 
 
-def _of_batch(
-    members: Sequence[nn.Module], inputs: Inputs, targets: Tensor, task: str
-) -> Outcomes:
+def _of_batch(members: Sequence[nn.Module], inputs: Inputs, targets: Tensor, task: str) -> Outcomes:
     outputs = [_outputs(member, inputs) for member in members]
     if targets.is_floating_point():
         return _regression(torch.stack(outputs).mean(0), targets, task)

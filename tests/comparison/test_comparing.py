@@ -257,6 +257,13 @@ def test_an_unseen_task(tiny, value_of):
     }  # fmt: skip
 
 
+def test_without_batchnorm_the_mean_is_the_merged_start(tiny):
+    new = {**tiny.parts(50), "trained_on": False}
+    models = [tiny.network(seed, norm=False) for seed in (0, 1)]
+    run = tiny.compare(models, {"seen": tiny.parts(), "new": new})
+    assert {r.how["start"] for r in run.view("transfer")} == {"a alone", "b alone", "mean"}
+
+
 def test_an_unseen_task_without_training_part(tiny, value_of):
     new = {"test": tiny.examples(12, 50), "trained_on": False}
     run = tiny.compare(data={"seen": tiny.parts(), "new": new})

@@ -20,7 +20,16 @@ from conjoin.errors import InputError, MismatchError, NonFiniteError, UserCodeEr
 from conjoin.measure import nonfinite_tensors
 from conjoin.stages import Stage
 
-__all__ = ["Model", "Source", "digest_of", "fresh", "names_of", "network_of"]
+__all__ = [
+    "Model",
+    "Source",
+    "check_finite",
+    "check_fit",
+    "digest_of",
+    "fresh",
+    "names_of",
+    "network_of",
+]
 
 Model = nn.Module | str | PathLike[str]
 """A module, or a file of its weights."""

@@ -105,6 +105,11 @@ class Family:
         return reestimate_batchnorm(module, *self.statistics())
 
 
+def _applies(family: Family) -> str | None:  # noqa: ARG001
+    """Give no reason against a row: every family can have it."""
+    return None
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of the table.
@@ -124,7 +129,7 @@ class Row:
     kind: RowKind
     about: str
     make: Callable[[Family], Predictor]
-    why_not: Callable[[Family], str | None] = lambda family: None  # noqa: ARG005
+    why_not: Callable[[Family], str | None] = _applies
     save: bool = False
     start: bool = False
     version: int = 1
@@ -271,7 +276,7 @@ ROWS: tuple[Row, ...] = (
         save=True,
     ),
     Row("sum", "merge", "weights added up", partial(_merged, "sum"), save=True),
-    Row("mean", "merge", "weights averaged", partial(_merged, "mean"), save=True),
+    Row("mean", "merge", "weights averaged", partial(_merged, "mean"), save=True, start=True),
     Row(
         "mean + re-estimated statistics",
         "merge",

@@ -12,7 +12,7 @@ from conjoin.checkpoints import save
 from conjoin.comparison.differences import differences
 from conjoin.comparison.examples import first_pairs, joined
 from conjoin.comparison.measuring import Laboratory, Measured, stored_outcomes
-from conjoin.comparison.rows import Family, Row
+from conjoin.comparison.rows import MEAN, Family, Row
 from conjoin.comparison.subject import Part, TaskData
 from conjoin.measure.transfer import transfer_outcomes
 from conjoin.records import Interval, Record, read_records, write_json
@@ -151,6 +151,8 @@ def _starts(lab: Laboratory) -> Iterator[_Start]:
         for row in family.group.rows:
             if not row.start or row.why_not(family) is not None:
                 continue
+            if row.name == MEAN and family.why_not_reestimate() is None:
+                continue  # the mean with re-estimated statistics stands for it
             stage = _stage(lab, family, row)
             if stage.key in seen:
                 continue
