@@ -1,7 +1,7 @@
 """What data sets and models exchange: batches of inputs with their targets.
 
-A data set is a loader of pairs ``(inputs, targets)``, or one such pair for the whole set. Inputs are
-what the model's ``forward`` takes:
+A data set is a loader of pairs ``(inputs, targets)``, or one such pair for the whole set. Inputs
+are what the model's ``forward`` takes:
 
     a tensor                    model(x)
     a tuple or list of them     model(x_1, x_2)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from conjoin.errors import DataError, InputError
 from conjoin.batches import Data, Inputs, batches, concatenate, inputs_of, run_model, size_of
+from conjoin.errors import DataError, InputError
 from conjoin.merging import POOLED
 
 __all__ = ["needs_reestimation", "reestimate_batchnorm"]

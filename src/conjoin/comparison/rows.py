@@ -214,7 +214,7 @@ def _repaired(method: str, family: Family) -> nn.Module:
     return family.repaired(_merged(method, family))
 
 
-SHARES = tuple(round(0.05 * step, 2) for step in range(21))
+SHARES = tuple(round(0.1 * step, 1) for step in range(11))
 """Shares of the second network that `_weighted` tries."""
 
 
