@@ -208,7 +208,7 @@ def test_another_network_is_asked_about_the_images(open_page):
     cards = box.locator("li").count()
     shown = "p[data-variant]:not([hidden])"
     assert box.locator(shown).count() == cards
-    box.locator("label").nth(3).click()
+    box.locator("select").select_option("3")
     assert box.locator(shown).count() == cards
     assert box.locator(f"{shown}[data-variant='3']").count() == cards
 

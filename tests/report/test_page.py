@@ -138,6 +138,8 @@ def test_structure(which, request):
         assert drawing[1]["aria-label"].strip()
     for box in document.all("input"):
         assert box[1]["type"] == "radio"
+    for box in document.all("select"):
+        assert box[1]["aria-label"].strip()
     assert all(entry[1].get("scope") for entry in document.all("th"))
 
 

@@ -84,6 +84,8 @@ def save_filters(
 ) -> bool:
     """Write the first convolution of every network and merged network, if it sees an image.
 
+    Equal ones are written once, under the first name.
+
     Args:
         lab: of the first seed.
         rows: by group: (key, what is stored) of the rows whose networks are kept.
@@ -98,17 +100,23 @@ def save_filters(
             name = _first_filters(module)
             if name is None:
                 break
-            tensors[str(len(tensors))] = module.get_parameter(name).detach()[:MOST_FILTERS].float()
-            described.append({"model": network.name, "group": group.key})
+            weights = _shown_filters(module.get_parameter(name))
+            if not any(torch.equal(weights, known) for known in tensors.values()):
+                tensors[str(len(tensors))] = weights
+                described.append({"model": network.name, "group": group.key})
         for row, measured in rows.get(group.key, ()):
             if name is not None and measured.network is not None:
-                found = open_checkpoint(measured.network)[name]
-                tensors[str(len(tensors))] = found[:MOST_FILTERS].float()
-                described.append({"row": row, "group": group.key})
+                weights = _shown_filters(open_checkpoint(measured.network)[name])
+                if not any(torch.equal(weights, known) for known in tensors.values()):
+                    tensors[str(len(tensors))] = weights
+                    described.append({"row": row, "group": group.key})
     if tensors:
-        copies = {key: tensor.cpu().contiguous().clone() for key, tensor in tensors.items()}
-        save(copies, path, overwrite=True, metadata={"conjoin.filters": json.dumps(described)})
+        save(tensors, path, overwrite=True, metadata={"conjoin.filters": json.dumps(described)})
     return bool(tensors)
+
+
+def _shown_filters(weights: Tensor) -> Tensor:
+    return weights.detach()[:MOST_FILTERS].float().cpu().contiguous().clone()
 
 
 def _first_filters(module: nn.Module) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from conjoin.batches import Data, Inputs
-from conjoin.checkpoints import Checkpoint, Kind
+from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint
 from conjoin.comparison.examples import spread_pairs
 from conjoin.comparison.measuring import Laboratory
 from conjoin.comparison.rows import Family, has_batchnorm
@@ -27,9 +27,6 @@ from conjoin.records import Record, read_records, write_json
 from conjoin.stages import Stage
 
 __all__ = ["VIEWS", "ViewKind", "distance_records", "measure_view"]
-
-VIEWS_VERSION = 2
-"""Raised whenever a change of this file changes the numbers of a view."""
 
 MOST_PAIRS = 3
 """Of more networks than this makes, only neighbours are interpolated."""
@@ -50,6 +47,7 @@ class ViewKind:
         why_not: says why it cannot be had for a family; None if it can.
         every_seed: whether it is measured for each seed, or for the first one only.
         runs: whether networks are run, so that data matter.
+        version: raised whenever a change of the code changes its numbers.
     """
 
     name: View
@@ -58,6 +56,7 @@ class ViewKind:
     why_not: Callable[[Family], str | None]
     every_seed: bool = True
     runs: bool = True
+    version: int = 2
 
 
 def measure_view(lab: Laboratory, family: Family, kind: ViewKind) -> list[Record]:
@@ -83,7 +82,7 @@ def measure_view(lab: Laboratory, family: Family, kind: ViewKind) -> list[Record
     chosen = {"interpolation": "points", "plane": "resolution", "depth": "layers"}.get(kind.name)
     if chosen is not None:
         used[chosen] = getattr(settings, chosen)
-    stage = Stage("view", VIEWS_VERSION, used, inputs)
+    stage = Stage("view", kind.version, used, inputs)
 
     def make(out: Path) -> None:
         update = lab.progress(f"{kind.title}: {family.group.title}")
@@ -203,8 +202,14 @@ def _distances(lab: Laboratory, family: Family, on_done: OnDone) -> list[Record]
 def distance_records(
     group: str, names: tuple[str, str], first: Comparable, second: Comparable, seed: int
 ) -> list[Record]:
-    """Give the distances between the weights of two models, layer by layer."""
+    """Give the distances between the weights of two models, layer by layer.
+
+    Layers that have vectors only, such as norms, are left out: they would hide the others.
+    """
     rows = [r for r in by_layer(distances(first, second)) if r.kind is Kind.WEIGHT]
+    specs = as_checkpoint(first).specs
+    wide = {name.rpartition(".")[0] for name, spec in specs.items() if len(spec.shape) > 1}
+    rows = [row for row in rows if row.name in wide] or rows
     records = []
     for index, row in enumerate(rows):
         how = {
@@ -243,5 +248,5 @@ VIEWS: tuple[ViewKind, ...] = (
     ViewKind("plane", "loss surface", _plane, _no_third, every_seed=False),
     ViewKind("depth", "layer by layer", _depth, _one_network),
     ViewKind("activations", "activations", _activations, _one_network),
-    ViewKind("distances", "distances", _distances, _one_network, runs=False),
+    ViewKind("distances", "distances", _distances, _one_network, runs=False, version=3),
 )

@@ -121,7 +121,7 @@ def _groups(trainer: Trainer) -> Iterator[Group]:
     for key, start, other, _ in pairs:
         yield Group(
             f"depth, {key}",
-            f"first k parts averaged, the rest each task's own; {start.removeprefix('a ')}",
+            f"first k parts averaged, {start.removeprefix('a ')}",
             {first: one, other.name: other},
             both,
             tuple(_depth_row(count) for count in range(len(PARTS) + 1)),

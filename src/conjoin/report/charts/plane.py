@@ -27,8 +27,8 @@ def plane_figure(run: Run) -> Figure | None:
     return make_figure(
         "plane",
         "The plane through the networks",
-        "Each square is a network on the plane that the marked ones span; 1 is the distance "
-        "between the first two. Dark is bad, bright is good. Two networks in one bright valley can "
+        "Each square is a network on the plane that the marked ones span; the axes are distances "
+        "between weights. Dark is bad, bright is good. Two networks in one bright valley can "
         "be averaged; a dark ridge between them is a barrier. Losses above "
         f"{CEILING:g} times the lowest have one colour. Mean over seeds.",
         # Loss first: the valleys are in it, and accuracy is flat where nothing works.
@@ -52,7 +52,17 @@ def _variant(records: Sequence[Record]) -> Variant | None:
         for name, at in dict(records[0].how.get("corners", {})).items()
     }
     metric = records[0].metric
-    return Variant(partial(_chart, cells, corners, metric), _said(cells, corners, records[0]))
+    squares = _squares(cells, set(corners.values()))
+    return Variant(partial(_chart, squares, corners, metric), _said(cells, corners, records[0]))
+
+
+def _squares(
+    cells: Mapping[tuple[float, float], Mean], corners: set[tuple[float, float]]
+) -> dict[tuple[float, float], Mean]:
+    """Leave out the networks themselves, which mostly lie between the points of the grid."""
+    grid = [at for at in cells if at not in corners] or list(cells)
+    across, up = {x for x, _ in grid}, {y for _, y in grid}
+    return {(x, y): mean for (x, y), mean in cells.items() if x in across and y in up}
 
 
 def _step(values: Sequence[float]) -> float:

@@ -22,8 +22,7 @@ def transfer_figure(run: Run) -> Figure | None:
     records = run.view("transfer")
     # Two starts of one name would be one line.
     starts = in_order(str(record.how["start"]) for record in records)
-    names = {str(record.how["start"]): record.model for record in reversed(records)}
-    labels = dict(zip(starts, unique([names[start] for start in starts]), strict=True))
+    labels = dict(zip(starts, unique(starts), strict=True))
     return make_figure(
         "transfer",
         "As a start for a new task",

@@ -116,11 +116,11 @@ def _row_label(run: Run, key: str) -> str:
 
 
 def _filters(run: Run, filters: Sequence[Filters]) -> Markup:
-    groups = {found.group for found in filters}
+    owners = [found.owner for found in filters]
     items = []
     for found in filters:
         name = _row_label(run, found.owner) if found.is_row else found.owner
-        if len(groups) > 1 and not found.is_row:
+        if owners.count(found.owner) > 1 and not found.is_row:
             name = f"{name} ({title_of(run, found.group)})"
         sheet = filter_sheet(found.weights)
         count, _, height, width = found.weights.shape

@@ -8,7 +8,7 @@ for (const box of document.querySelectorAll("[data-switched]")) {
   const missing = box.querySelector(".missing");
   if (fields.length === 0) continue;
   const show = () => {
-    const key = fields.map((field) => field.querySelector("input:checked").value).join(" ");
+    const key = fields.map((field) => field.querySelector("select, input:checked").value).join(" ");
     let found = false;
     for (const variant of variants) {
       variant.hidden = variant.dataset.variant !== key;

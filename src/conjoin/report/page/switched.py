@@ -12,8 +12,12 @@ WIDTHS = {"wide": 700, "narrow": 340}
 """Class of a drawing -> its width in pixels; the style sheet shows one of the two."""
 
 
+MOST_BUTTONS = 8
+"""More options than this are a list to choose from."""
+
+
 def switches_block(key: str, switches: Sequence[Switch]) -> Child:
-    """Give the radio buttons of switches; the script of the page reads them.
+    """Give the radio buttons or lists of switches; the script of the page reads them.
 
     Args:
         key: of the figure; unique in the page.
@@ -21,6 +25,9 @@ def switches_block(key: str, switches: Sequence[Switch]) -> Child:
     """
     fields = []
     for number, switch in enumerate(switches):
+        if len(switch.options) > MOST_BUTTONS:
+            fields.append(_list(f"{key}-{number}", switch))
+            continue
         options = [
             element(
                 "label",
@@ -40,6 +47,19 @@ def switches_block(key: str, switches: Sequence[Switch]) -> Child:
         ]
         fields.append(element("fieldset", {}, element("legend", {}, switch.name), options))
     return element("div", {"class": "switches"}, fields) if fields else None
+
+
+def _list(key: str, switch: Switch) -> Markup:
+    options = [
+        element("option", {"value": str(index), "selected": index == 0}, option)
+        for index, option in enumerate(switch.options)
+    ]
+    return element(
+        "fieldset",
+        {},
+        element("legend", {}, switch.name),
+        element("select", {"name": key, "aria-label": switch.name}, options),
+    )
 
 
 def variant_key(switches: Sequence[Switch], setting: Sequence[str]) -> str:
