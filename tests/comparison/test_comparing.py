@@ -257,6 +257,15 @@ def test_an_unseen_task(tiny, value_of):
     }  # fmt: skip
 
 
+def test_distances_are_of_layers_that_have_a_matrix(tiny):
+    run = tiny.compare()
+    found = {r.how["layer"]: r for r in run.view("distances") if r.metric == "relative distance"}
+    assert list(found) == ["0", "3"]  # "1" is BatchNorm
+    a, b = tiny.network(0), tiny.network(1)
+    flat = [torch.cat([p.detach().flatten() for p in net[0].parameters()]) for net in (a, b)]
+    assert found["0"].value == pytest.approx(float((flat[0] - flat[1]).norm() / flat[0].norm()))
+
+
 def test_without_batchnorm_the_mean_is_the_merged_start(tiny):
     new = {**tiny.parts(50), "trained_on": False}
     models = [tiny.network(seed, norm=False) for seed in (0, 1)]

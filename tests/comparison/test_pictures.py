@@ -73,3 +73,12 @@ def test_what_is_no_picture(tiny):
     assert not (run.folder / "filters.safetensors").exists()
     run = tiny.compare([Net(1, 0), Net(1, 1)], {"x": data, "y": given(1, size=9)})
     assert not (run.folder / "samples.safetensors").exists()
+
+
+def test_equal_filters_are_written_once(tiny):
+    run = tiny.compare([Net(1, 0), Net(1, 0)], {"x": given(1)})
+    filters, metadata = read(run.folder / "filters.safetensors")
+    names = json.loads(metadata["conjoin.filters"])
+    assert {"model": "a", "group": "models"} in names
+    assert {"model": "b", "group": "models"} not in names
+    assert len(filters) == len(names) == len({str(found.tolist()) for found in filters.values()})

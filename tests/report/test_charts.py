@@ -13,7 +13,9 @@ from conjoin.records import Record
 from conjoin.report import figures, read_run, save_figures
 from conjoin.report.charts.drawing import INK, draw, page_svg, print_svg
 from conjoin.report.charts.files import file_names
-from conjoin.report.charts.points import means, shown, unique
+from conjoin.report.charts.marks import series
+from conjoin.report.charts.plane import squares_of
+from conjoin.report.charts.points import Mean, means, shown, unique
 from conjoin.report.charts.variants import pair_labels
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -156,6 +158,32 @@ def test_plane_squares_lie_around_their_points(full):
     for (x, y), value in at.items():
         inside = [s for s in squares if s["x"] <= x <= s["x2"] and s["y"] <= y <= s["y2"]]
         assert [s["shade"] for s in inside] == [value]
+
+
+def test_networks_between_the_points_of_the_grid_do_not_narrow_its_squares():
+    corners = {(0.0, 0.0), (1.0, 0.0), (0.37, 0.81)}
+    mean = Mean(1.0, 1.0, 1.0, seeds=1)
+    grid = {(x / 2, y / 2): mean for x in range(3) for y in range(3)}
+    cells = dict.fromkeys(corners, mean) | grid
+    # Two corners are points of the grid; the third lies between.
+    assert set(squares_of(cells, corners)) == set(grid)
+    assert set(squares_of(dict.fromkeys(corners, mean), corners)) == corners
+
+
+def test_transfer_has_a_line_for_each_start_however_many(full):
+    starts = {record.how["start"] for record in full.view("transfer")}
+    drawn = points(next(iter(by_key(full)["transfer"].variants.values())).chart(700))
+    assert {row["series"] for row in drawn} == starts
+    names = [f"start {number}" for number in range(30)]
+    parts = [part.to_dict()["scale"]["range"] for part in series(names, 700, 60)]
+    looks = list(zip(*parts, strict=True))
+    assert len({str(look) for look in looks}) == len(names)
+    # What shares a colour with another differs in the other two.
+    for number, look in enumerate(looks[:14]):
+        for other in looks[:number]:
+            if look[0] == other[0]:
+                assert look[1] != other[1]
+                assert look[2] != other[2]
 
 
 def _rest(figure):

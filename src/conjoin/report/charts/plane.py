@@ -15,7 +15,7 @@ from conjoin.report.charts.variants import group_label, make_figure, reestimated
 from conjoin.report.formats import amount
 from conjoin.report.run_folder import Run
 
-__all__ = ["plane_figure"]
+__all__ = ["plane_figure", "squares_of"]
 
 CEILING = 20.0
 """Losses above this many times the lowest are drawn as if they were there: far from every network
@@ -52,11 +52,11 @@ def _variant(records: Sequence[Record]) -> Variant | None:
         for name, at in dict(records[0].how.get("corners", {})).items()
     }
     metric = records[0].metric
-    squares = _squares(cells, set(corners.values()))
+    squares = squares_of(cells, set(corners.values()))
     return Variant(partial(_chart, squares, corners, metric), _said(cells, corners, records[0]))
 
 
-def _squares(
+def squares_of(
     cells: Mapping[tuple[float, float], Mean], corners: set[tuple[float, float]]
 ) -> dict[tuple[float, float], Mean]:
     """Leave out the networks themselves, which mostly lie between the points of the grid."""
