@@ -11,7 +11,7 @@ from torch import nn
 
 import conjoin
 from conjoin.errors import DataError, InputError
-from conjoin.repair import needs_reestimation, reestimate_batchnorm
+from conjoin.repair import has_batchnorm, needs_reestimation, reestimate_batchnorm
 
 few = settings(deadline=None, max_examples=20)
 
@@ -223,3 +223,17 @@ def test_a_layer_that_no_batch_reaches_keeps_its_statistics():
 
     fresh = reestimate_batchnorm(OneOfTwo(), [torch.randn(4, 2)])
     assert fresh.parts["unused"].running_mean.tolist() == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.BatchNorm2d(2), True),
+        (nn.Sequential(nn.Sequential(nn.SyncBatchNorm(2))), True),
+        (nn.BatchNorm2d(2, track_running_stats=False), False),
+        (nn.GroupNorm(1, 2), False),
+        (nn.InstanceNorm2d(2, track_running_stats=True), False),
+    ],
+)
+def test_what_has_batchnorm(module, expected):
+    assert has_batchnorm(module) is expected

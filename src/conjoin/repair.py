@@ -12,7 +12,7 @@ from conjoin.batches import Data, Inputs, batches, concatenate, inputs_of, run_m
 from conjoin.errors import DataError, InputError
 from conjoin.merging import POOLED
 
-__all__ = ["needs_reestimation", "reestimate_batchnorm"]
+__all__ = ["has_batchnorm", "needs_reestimation", "reestimate_batchnorm"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,6 +26,15 @@ def needs_reestimation(module: nn.Module) -> list[str]:
     ['1']
     """
     return [name for name, part in module.named_modules() if getattr(part, POOLED, False)]
+
+
+def has_batchnorm(module: nn.Module) -> bool:
+    """Whether there are statistics that `reestimate_batchnorm` would re-estimate.
+
+    >>> has_batchnorm(nn.Sequential(nn.BatchNorm1d(1))), has_batchnorm(nn.LayerNorm(1))
+    (True, False)
+    """
+    return bool(_layers_with_statistics(module))
 
 
 def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
@@ -61,8 +70,7 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     if not data:
         raise InputError("re-estimating statistics needs at least one loader")
     result = copy.deepcopy(module)
-    layers = [part for part in result.modules() if isinstance(part, _BatchNorm)]
-    layers = [layer for layer in layers if layer.running_mean is not None]
+    layers = _layers_with_statistics(result)
     if not layers:
         raise InputError(
             f"{type(module).__name__} has no BatchNorm with running statistics, so there is "
@@ -102,6 +110,11 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         elif hasattr(layer, POOLED):
             delattr(layer, POOLED)
     return result
+
+
+def _layers_with_statistics(module: nn.Module) -> list[_BatchNorm]:
+    parts = (part for part in module.modules() if isinstance(part, _BatchNorm))
+    return [part for part in parts if part.running_mean is not None]
 
 
 def _mixed(parts: Sequence[Data], batch_size: int) -> Iterable[Inputs]:

@@ -2,11 +2,9 @@
 
 import math
 
-import pytest
 import torch
-from torch import nn
 
-from conjoin.comparison.rows import BEST_PARENT, MEAN, ROWS, comparable, has_batchnorm, rows_for
+from conjoin.comparison.rows import BEST_PARENT, MEAN, ROWS, comparable, rows_for
 
 
 def test_names():
@@ -36,17 +34,3 @@ def test_the_thread_forgets_buffers(tiny):
     assert saved["1.running_mean"].eq(0).all()
     assert saved["1.running_var"].eq(1).all()
     assert saved["1.num_batches_tracked"] == 0
-
-
-@pytest.mark.parametrize(
-    ("module", "expected"),
-    [
-        (nn.BatchNorm2d(2), True),
-        (nn.Sequential(nn.Sequential(nn.SyncBatchNorm(2))), True),
-        (nn.BatchNorm2d(2, track_running_stats=False), False),
-        (nn.GroupNorm(1, 2), False),
-        (nn.InstanceNorm2d(2, track_running_stats=True), False),
-    ],
-)
-def test_what_has_batchnorm(module, expected):
-    assert has_batchnorm(module) is expected

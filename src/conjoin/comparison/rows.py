@@ -21,7 +21,7 @@ from conjoin.comparison.subject import Group, Network, Settings, TaskData
 from conjoin.evaluation import Predictor, outcomes
 from conjoin.merging import merge
 from conjoin.modules import MultiHead
-from conjoin.repair import reestimate_batchnorm
+from conjoin.repair import has_batchnorm, reestimate_batchnorm
 
 __all__ = [
     "BEST_PARENT",
@@ -32,7 +32,6 @@ __all__ = [
     "RowKind",
     "best_of",
     "comparable",
-    "has_batchnorm",
     "parent_row",
     "predictor_of",
     "rows_for",
@@ -133,16 +132,6 @@ class Row:
     save: bool = False
     start: bool = False
     version: int = 1
-
-
-def has_batchnorm(module: nn.Module) -> bool:
-    """Whether a module has BatchNorm with running statistics.
-
-    >>> has_batchnorm(nn.BatchNorm1d(2)), has_batchnorm(nn.LayerNorm(2))
-    (True, False)
-    """
-    parts = (part for part in module.modules() if isinstance(part, _BatchNorm))
-    return any(part.running_mean is not None for part in parts)
 
 
 def parent_row(name: str, *, kind: RowKind = "parent", shown: str | None = None) -> Row:

@@ -15,7 +15,7 @@ from conjoin.batches import Data, Inputs
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint
 from conjoin.comparison.examples import spread_pairs
 from conjoin.comparison.measuring import Laboratory
-from conjoin.comparison.rows import Family, has_batchnorm
+from conjoin.comparison.rows import Family
 from conjoin.comparison.subject import Network, TaskData, View
 from conjoin.measure.activations import activation_statistics
 from conjoin.measure.depth import group_layers, layers_of, merging_by_depth
@@ -24,6 +24,7 @@ from conjoin.measure.interpolation import barriers, interpolate
 from conjoin.measure.plane import plane
 from conjoin.merging import merge
 from conjoin.records import Record, read_records, write_json
+from conjoin.repair import has_batchnorm
 from conjoin.stages import Stage
 
 __all__ = ["VIEWS", "ViewKind", "distance_records", "measure_view"]

@@ -10,10 +10,10 @@ from conjoin.batches import Data
 from conjoin.checkpoints import Spec, from_module
 from conjoin.errors import InputError
 from conjoin.measure.layers import Layer, group_layers, layers_of
-from conjoin.measure.points import check_alike, check_data, has_batchnorm, measure
+from conjoin.measure.points import check_alike, check_data, measure
 from conjoin.merging import merge
 from conjoin.records import Record, Split
-from conjoin.repair import reestimate_batchnorm
+from conjoin.repair import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["Layer", "Mode", "group_layers", "layers_of", "merging_by_depth"]
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from conjoin.batches import Data
 from conjoin.errors import InputError
-from conjoin.measure.points import are_equal, check_alike, check_data, has_batchnorm, measure
+from conjoin.measure.points import are_equal, check_alike, check_data, measure
 from conjoin.merging import merge
 from conjoin.records import Record, Split
-from conjoin.repair import reestimate_batchnorm
+from conjoin.repair import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["barriers", "interpolate"]
 

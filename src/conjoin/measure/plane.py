@@ -13,10 +13,10 @@ from conjoin.batches import Data
 from conjoin.checkpoints import Checkpoint, Kind, from_module
 from conjoin.errors import InputError, NonFiniteError
 from conjoin.measure.chunks import as_reals, chunks
-from conjoin.measure.points import check_alike, check_data, has_batchnorm, measure
+from conjoin.measure.points import check_alike, check_data, measure
 from conjoin.merging import merge
 from conjoin.records import Record, Split
-from conjoin.repair import reestimate_batchnorm
+from conjoin.repair import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["plane"]
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from conjoin.batches import Data
 from conjoin.checkpoints import from_module
@@ -14,7 +13,7 @@ from conjoin.evaluation import outcomes
 from conjoin.merging.agreement import agree
 from conjoin.records import Record, Split
 
-__all__ = ["are_equal", "check_alike", "check_data", "has_batchnorm", "measure"]
+__all__ = ["are_equal", "check_alike", "check_data", "measure"]
 
 
 def measure(
@@ -60,17 +59,6 @@ def check_alike(models: Sequence[nn.Module]) -> None:
     >>> check_alike([nn.Linear(2, 3), nn.Linear(2, 3)])
     """
     agree([from_module(model) for model in models], {}, None)
-
-
-def has_batchnorm(module: nn.Module) -> bool:
-    """Whether there are statistics that `reestimate_batchnorm` would re-estimate.
-
-    >>> has_batchnorm(nn.Sequential(nn.BatchNorm1d(1))), has_batchnorm(nn.LayerNorm(1))
-    (True, False)
-    """
-    return any(
-        isinstance(part, _BatchNorm) and part.running_mean is not None for part in module.modules()
-    )
 
 
 def are_equal(first: nn.Module, second: nn.Module) -> bool:
