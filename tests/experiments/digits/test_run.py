@@ -131,9 +131,12 @@ def test_curves_end_at_the_networks_and_the_shuffled_copy_is_behind_a_barrier(ru
 
 def test_every_view_and_transfer_from_every_start_are_there(run):
     _, found, _ = run
-    for view in ("interpolation", "barrier", "plane", "depth", "activations", "distances"):
+    for view in ("interpolation", "barrier", "depth", "activations", "distances"):
         groups = {r.how["group"] for r in found.view(view)}
         assert {"different", "shared"} <= groups, view
+    # The network on all data has their start too: a plane through three that are not far apart.
+    assert {r.how["group"] for r in found.view("plane")} == {"shared"}
+    assert "one network on all data" in found.view("plane")[0].how["corners"]
     starts = {r.how["start"] for r in found.view("transfer")}
     first, second, unseen = found.tasks
     assert {
