@@ -257,6 +257,31 @@ def test_an_unseen_task(tiny, value_of):
     }  # fmt: skip
 
 
+def test_what_was_chosen_is_recorded_and_is_what_was_made(tiny):
+    models = [tiny.network(0), tiny.network(1)]
+    data = tiny.parts()
+    run = tiny.compare(models, data)
+    chosen = {r.how["row"]: r.how["chosen"] for r in run.view("row") if "chosen" in r.how}
+    assert set(chosen) == {BEST_PARENT, "weighted mean (chosen on validation data)"}
+    assert chosen[BEST_PARENT]["network"] in ("a", "b")
+    share = chosen["weighted mean (chosen on validation data)"]
+    assert share["of"] == "b"
+    scores = {}
+    for tenth in range(1, 10):
+        mean = conjoin.merge(models, "linear", weights=[1 - tenth / 10, tenth / 10])
+        mean = conjoin.reestimate_batchnorm(mean, data["train"])
+        found = conjoin.evaluate({"m": mean}, {"t": data["validation"]})
+        scores[tenth / 10] = found[0].value
+    assert scores[share["share"]] == max(scores.values())
+    folder = run.folder / "checkpoints" / "seed-0"
+    kept = conjoin.open_checkpoint(
+        folder / "models-weighted-mean-chosen-on-validation-data.safetensors"
+    )
+    step = (kept["0.weight"] - models[0][0].weight.detach()).flatten()
+    whole = (models[1][0].weight - models[0][0].weight).detach().flatten()
+    assert float(step @ whole / (whole @ whole)) == pytest.approx(share["share"], abs=1e-4)
+
+
 def test_distances_are_of_layers_that_have_a_matrix(tiny):
     run = tiny.compare()
     found = {r.how["layer"]: r for r in run.view("distances") if r.metric == "relative distance"}

@@ -326,3 +326,24 @@ def test_records_of_no_known_row_or_task_are_passed_over(written):
         for view in ("row", "interpolation", "barrier", "depth", "activations", "transfer", "x")
     ]
     check(replace(run, records=(*run.records, *odd), _views={}))
+
+
+def test_what_was_chosen_is_said(written):
+    run = written()
+    merge = choose(run).merge.key
+    shares = {0: 0.7, 1: 0.7, 2: 0.9}
+
+    def chosen(shares):
+        records = [
+            replace(r, how={**r.how, "chosen": {"share": shares[r.seed]}})
+            if r.model == merge
+            else r
+            for r in run.records
+        ]
+        return texts(replace(run, records=tuple(records), _views={}))
+
+    assert sum("share was chosen on validation data" in text for text in chosen(shares)) == 1
+    assert any(text.endswith(": 0.7, 0.7 and 0.9, seed by seed.") for text in chosen(shares))
+    same = chosen(dict.fromkeys(shares, 0.5))
+    assert any(text.endswith("share was chosen on validation data: 0.5.") for text in same)
+    assert not any("was chosen on validation data:" in text for text in texts(run))

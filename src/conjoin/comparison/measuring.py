@@ -14,7 +14,7 @@ from conjoin.atomic import write_bytes
 from conjoin.checkpoints import open_checkpoint, save
 from conjoin.comparison.costs import Usage, metered
 from conjoin.comparison.randomness import seeded
-from conjoin.comparison.rows import Family, Row, comparable, predictor_of
+from conjoin.comparison.rows import Chosen, Family, Row, comparable, predictor_of
 from conjoin.comparison.subject import Group, Network, Part, Settings, Subject, TaskData
 from conjoin.comparison.user_code import is_theirs, their_traceback
 from conjoin.errors import ConjoinError, DataError, UserCodeError
@@ -183,7 +183,9 @@ class Laboratory:
         key = row_key(family.group, row)
 
         def make(out: Path) -> None:
-            predictor, made = metered(lambda: row.make(family))
+            result, made = metered(lambda: row.make(family))
+            chosen = result if isinstance(result, Chosen) else Chosen(result, {})
+            predictor = chosen.predictor
             found, tested = metered(lambda: self._tested(predictor, family))
             records = []
             for (task, part), outcome in found.items():
@@ -193,6 +195,7 @@ class Laboratory:
                     "row": row.name,
                     "uses_task_label": isinstance(predictor, Mapping),
                     "networks": _networks(predictor, task),
+                    **({"chosen": dict(chosen.choice)} if chosen.choice else {}),
                 }
                 records += self._records(key, task, part, outcome, how)
             write_json(out / "records.json", records)

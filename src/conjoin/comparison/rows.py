@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ __all__ = [
     "BEST_PARENT",
     "MEAN",
     "ROWS",
+    "Chosen",
     "Family",
     "Row",
     "RowKind",
@@ -110,6 +111,19 @@ def _applies(family: Family) -> str | None:  # noqa: ARG001
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A predictor for which something was chosen on validation data; the choice is recorded.
+
+    Args:
+        predictor: what was made.
+        choice: what was chosen, as JSON values by name.
+    """
+
+    predictor: Predictor
+    choice: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of the table.
 
@@ -117,7 +131,8 @@ class Row:
         name: shown; unique within a group.
         kind: what it is.
         about: a sentence for people.
-        make: gives a module, an ensemble, or one of both for each task.
+        make: gives a module, an ensemble, or one of both for each task; `Chosen` if something
+            was chosen for it.
         why_not: says why it cannot be made of a family; None if it can.
         save: whether its network is written to a file.
         start: whether it is tried as a start for fine-tuning on an unseen domain.
@@ -127,7 +142,7 @@ class Row:
     name: str
     kind: RowKind
     about: str
-    make: Callable[[Family], Predictor]
+    make: Callable[[Family], Predictor | Chosen]
     why_not: Callable[[Family], str | None] = _applies
     save: bool = False
     start: bool = False
@@ -152,6 +167,7 @@ def best_of(names: Sequence[str] | None) -> Row:
         "reference",
         "the network with the best mean over all tasks on their validation parts",
         partial(_best_parent, names),
+        version=2,
     )
 
 
@@ -171,10 +187,11 @@ def predictor_of(network: nn.Module) -> Predictor:
     return network
 
 
-def _best_parent(names: Sequence[str] | None, family: Family) -> nn.Module:
+def _best_parent(names: Sequence[str] | None, family: Family) -> Chosen:
     models = {name: m for name, m in family.models().items() if names is None or name in names}
     totals = {name: _validation_score(model, family) for name, model in models.items()}
-    return models[max(totals, key=lambda name: totals[name])]
+    best = max(totals, key=lambda name: totals[name])
+    return Chosen(models[best], {"network": best})
 
 
 def _ensemble(family: Family) -> Predictor:
@@ -203,11 +220,12 @@ def _repaired(method: str, family: Family) -> nn.Module:
     return family.repaired(_merged(method, family))
 
 
-SHARES = tuple(round(0.1 * step, 1) for step in range(11))
-"""Shares of the second network that `_weighted` tries."""
+SHARES = tuple(round(0.1 * step, 1) for step in range(1, 10))
+"""Shares of the second network that `_weighted` tries. The ends are no combination: they are the
+networks alone, which have rows of their own."""
 
 
-def _weighted(family: Family) -> nn.Module:
+def _weighted(family: Family) -> Chosen:
     """The best point between two networks, by the mean over tasks on validation data."""
     models = list(family.models().values())
 
@@ -215,7 +233,8 @@ def _weighted(family: Family) -> nn.Module:
         return family.repaired(merge(models, "linear", weights=[1 - share, share]))
 
     # Made again at the end, rather than kept: networks may be large.
-    return at(max(SHARES, key=lambda share: _validation_score(at(share), family)))
+    best = max(SHARES, key=lambda share: _validation_score(at(share), family))
+    return Chosen(at(best), {"share": best, "of": list(family.networks)[1]})
 
 
 def _validation_score(module: nn.Module, family: Family) -> float:
@@ -278,11 +297,12 @@ ROWS: tuple[Row, ...] = (
     Row(
         "weighted mean (chosen on validation data)",
         "merge",
-        "the best point of the line between the two networks on validation data, statistics "
+        "the best of nine points between the two networks on validation data, statistics "
         "re-estimated where there is BatchNorm",
         _weighted,
         _not_two,
         save=True,
+        version=2,
     ),
 )
 

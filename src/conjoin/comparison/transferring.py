@@ -12,7 +12,7 @@ from conjoin.checkpoints import save
 from conjoin.comparison.differences import differences
 from conjoin.comparison.examples import first_pairs, joined
 from conjoin.comparison.measuring import Laboratory, Measured, stored_outcomes
-from conjoin.comparison.rows import MEAN, Family, Row
+from conjoin.comparison.rows import MEAN, Chosen, Family, Row
 from conjoin.comparison.subject import Part, TaskData
 from conjoin.measure.transfer import transfer_outcomes
 from conjoin.records import Interval, Record, read_records, write_json
@@ -175,7 +175,8 @@ def _stage(lab: Laboratory, family: Family, row: Row) -> Stage:
 
 
 def _made(family: Family, row: Row) -> nn.Module:
-    predictor = row.make(family)
+    made = row.make(family)
+    predictor = made.predictor if isinstance(made, Chosen) else made
     # Several heads: the first is as good a start as any, since all share their trunk.
     found = next(iter(predictor.values())) if isinstance(predictor, Mapping) else predictor
     return cast(nn.Module, found)

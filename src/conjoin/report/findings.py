@@ -1,7 +1,7 @@
 """What the numbers of a run show, a sentence or two each, where there are such numbers."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +81,19 @@ def _versus(run: Run, choice: Choice, other: RowInfo, who: str) -> Iterator[Find
             f"{name} has {_of(mine, metric)} and {who}, {amount(theirs, metric)}{over}: "
             f"{difference(mine - theirs, metric)} between them. No interval was computed for this."
         )
+        yield Finding(text, "result", "rows")
+
+
+def _chosen(run: Run, choice: Choice | None) -> Iterator[Finding]:
+    """Say what was chosen for the best merge on validation data, seed by seed."""
+    if choice is None:
+        return
+    by_seed = {r.seed: r.how["chosen"] for r in run.view("row") if r.model == choice.merge.key
+               and isinstance(r.how.get("chosen"), Mapping)}  # fmt: skip
+    for name in dict.fromkeys(name for chosen in by_seed.values() for name in chosen):
+        values = [str(by_seed[seed][name]) for seed in sorted(by_seed) if name in by_seed[seed]]
+        shown = values[0] if len(set(values)) == 1 else f"{listing(values)}, seed by seed"
+        text = f"For {quoted(choice.merge.name)}, {name} was chosen on validation data: {shown}."
         yield Finding(text, "result", "rows")
 
 
@@ -263,10 +276,10 @@ def _activations(run: Run, choice: Choice | None) -> Iterator[Finding]:  # noqa:
             what = "collapses" if low < 0.5 else "does not collapse"
             text = (
                 f"{where}the merged network's activation variance {what}: relative to its parents, "
-                f"the lowest of {len(layers)} layers is {low:.2f}, at {quoted(layer)}"
+                f"the lowest of {len(layers)} layers is {low:z.2f}, at {quoted(layer)}"
             )
             text += (
-                f"; with re-estimated statistics it is {fresh:.2f} there"
+                f"; with re-estimated statistics it is {fresh:z.2f} there"
                 if fresh is not None
                 else ""
             )
@@ -280,8 +293,8 @@ def _activations(run: Run, choice: Choice | None) -> Iterator[Finding]:  # noqa:
             )
             count = len(layer_means(records, "activation correlation"))
             text = (
-                f"{where}unit by unit, the parents' activations correlate by {mean:.2f} (mean over "
-                f"{count} layers): {meaning}"
+                f"{where}unit by unit, the parents' activations correlate by {mean:z.2f} (mean "
+                f"over {count} layers): {meaning}"
             )
             yield Finding(_sentence(text), "explanation", "activations")
 
@@ -324,7 +337,7 @@ def _distances(run: Run, choice: Choice | None) -> Iterator[Finding]:  # noqa: A
             continue
         text = (
             f"{place(run, 'distances', group)}the parents' weights are at a relative distance of "
-            f"{far:.2f} with a cosine of {cosine:.2f} (means over layers); weights of one length "
+            f"{far:z.2f} with a cosine of {cosine:z.2f} (means over layers); weights of one length "
             "that have nothing to do with each other would be at 1.41 and 0"
         )
         yield Finding(_sentence(text), "explanation", "distances")
@@ -352,6 +365,7 @@ def _cost(run: Run, choice: Choice | None) -> Iterator[Finding]:
 FINDERS: Sequence[Finder] = (
     _against_parent,
     _against_ensemble,
+    _chosen,
     _groups,
     _unseen,
     _transfer,

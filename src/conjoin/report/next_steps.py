@@ -65,7 +65,7 @@ def _alignment(run: Run) -> Iterator[Finding]:
         return  # nothing is lost between them
     text = (
         "Align the hidden units of the networks before they are averaged: unit by unit, their "
-        f"activations correlate by only {value:.2f}"
+        f"activations correlate by only {value:z.2f}"
     )
     if left is not None:
         text += f", and a barrier of {number(*left)}{_points(left[1])} is left"
@@ -87,10 +87,10 @@ def _shared_start(run: Run) -> Iterator[Finding]:
         return
     text = (
         "Train the networks from one initialization, or pull them together while they train: the "
-        f"cosine between their weights is {known[far]:.2f}"
+        f"cosine between their weights is {known[far]:z.2f}"
     )
     if near != far and known[near] > known[far]:
-        text += f", beside {known[near]:.2f} in {quoted(title_of(run, near))}"
+        text += f", beside {known[near]:z.2f} in {quoted(title_of(run, near))}"
     text += ". Pulling them together is not yet in conjoin."
     yield Finding(text, "next", "distances")
 
@@ -119,8 +119,9 @@ def _shared_layers(run: Run) -> Iterator[Finding]:
                 f"{amount(layers[1][2], metric)}."
             )
         else:
+            first = f"the first {kept[0]}" if kept[0] > 1 else "the first"
             text = (
-                f"If the task is known, merge only the first {kept[0]} of {last[0]} layers{where}, "
+                f"If the task is known, merge only {first} of {last[0]} layers{where}, "
                 f"up to {quoted(kept[1])}, and keep the rest for each task (keep= of "
                 f"conjoin.merge): {metric} is {amount(kept[2], metric)} then, and "
                 f"{amount(last[2], metric)} with all of them merged."

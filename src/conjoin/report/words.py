@@ -57,7 +57,7 @@ def _without_merge(run: Run) -> str:
         return "Nothing has been measured in this run yet."
     return (
         "No network was run, so nothing is known of their answers; their weights are at a relative "
-        f"distance of {distance:.2f}, with a cosine of {cosine:.2f} (means over layers)."
+        f"distance of {distance:z.2f}, with a cosine of {cosine:z.2f} (means over layers)."
     )
 
 
