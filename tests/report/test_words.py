@@ -335,15 +335,21 @@ def test_what_was_chosen_is_said(written):
 
     def chosen(shares):
         records = [
-            replace(r, how={**r.how, "chosen": {"share": shares[r.seed]}})
+            replace(r, how={**r.how, "chosen": {"share": shares[r.seed], "of": "the second"}})
             if r.model == merge
             else r
             for r in run.records
         ]
         return texts(replace(run, records=tuple(records), _views={}))
 
-    assert sum("share was chosen on validation data" in text for text in chosen(shares)) == 1
+    assert (
+        sum(
+            "the share of “the second” was chosen on validation data" in text
+            for text in chosen(shares)
+        )
+        == 1
+    )
     assert any(text.endswith(": 0.7, 0.7 and 0.9, seed by seed.") for text in chosen(shares))
     same = chosen(dict.fromkeys(shares, 0.5))
-    assert any(text.endswith("share was chosen on validation data: 0.5.") for text in same)
+    assert any(text.endswith("was chosen on validation data: 0.5.") for text in same)
     assert not any("was chosen on validation data:" in text for text in texts(run))

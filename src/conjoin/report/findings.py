@@ -91,9 +91,13 @@ def _chosen(run: Run, choice: Choice | None) -> Iterator[Finding]:
     by_seed = {r.seed: r.how["chosen"] for r in run.view("row") if r.model == choice.merge.key
                and isinstance(r.how.get("chosen"), Mapping)}  # fmt: skip
     for name in dict.fromkeys(name for chosen in by_seed.values() for name in chosen):
+        if name == "of":
+            continue  # says of what the others are
+        of = next((f" of {quoted(str(c['of']))}" for c in by_seed.values() if "of" in c), "")
         values = [str(by_seed[seed][name]) for seed in sorted(by_seed) if name in by_seed[seed]]
         shown = values[0] if len(set(values)) == 1 else f"{listing(values)}, seed by seed"
-        text = f"For {quoted(choice.merge.name)}, {name} was chosen on validation data: {shown}."
+        merge = quoted(choice.merge.name)
+        text = f"For {merge}, the {name}{of} was chosen on validation data: {shown}."
         yield Finding(text, "result", "rows")
 
 
