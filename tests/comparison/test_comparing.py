@@ -315,6 +315,9 @@ def test_seeds(tiny):
         found = [r for r in run.view("row") if r.model == row.key and r.split == "test"]
         assert {r.seed for r in found} == {0, 1}
     assert {interval.seeds for interval in run.intervals} == {2}
+    # Two seeds make for wide intervals, but no difference is larger than 100 points.
+    ends = [end for interval in run.intervals for end in (interval.low, interval.high)]
+    assert max(map(abs, ends)) == 100
     assert "±" in markdown_table(run)
     assert [row.key for row in run.info.rows if row.kind == "reference"] == [
         f"models: {BEST_PARENT}",

@@ -1,5 +1,6 @@
 """Differences between rows on the same test examples, with their intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -49,12 +50,12 @@ def differences(
             pairs, paired_intervals(scores, pairs, level=LEVEL), strict=True
         ):
             count, value = scores[key].shape[1], interval.value
+            # With two or three seeds, an interval can reach beyond what a difference can be.
+            most = math.inf if task.regression else 100.0
+            low, high = max(interval.low, -most), min(interval.high, most)
             found.append(
-                Interval(
-                    key, other, name, metric, value, interval.low, interval.high, LEVEL,
-                    len(scores[key]), count,
-                )
-            )  # fmt: skip
+                Interval(key, other, name, metric, value, low, high, LEVEL, len(scores[key]), count)
+            )
     return found
 
 
