@@ -22,9 +22,10 @@ def calls(monkeypatch, tmp_path):
     calls = []
     module: Any = ModuleType("conjoin.experiments.digits.run")
 
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, kw_only=True)
     class Options:
         __annotations__ = dict.fromkeys(NAMES, Any)
+        settings = None  # for tests; no option of the command line
 
     def run_digits(options, console):
         calls.append(options)
@@ -43,7 +44,19 @@ def test_defaults(run, calls):
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     assert values.pop("command").startswith("conjoin ")
     unset = dict.fromkeys(
-        ["mnist", "svhn", "first", "second", "unseen", "width", "epochs", "train", "test"], None
+        [
+            "mnist",
+            "svhn",
+            "first",
+            "second",
+            "unseen",
+            "width",
+            "epochs",
+            "train",
+            "test",
+            "settings",
+        ],
+        None,
     )
     assert values == unset | {
         "preset": "quick",

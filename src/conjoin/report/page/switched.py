@@ -12,7 +12,7 @@ WIDTHS = {"wide": 700, "narrow": 340}
 """Class of a drawing -> its width in pixels; the style sheet shows one of the two."""
 
 
-MOST_BUTTONS = 8
+MOST_BUTTONS = 5
 """More options than this are a list to choose from."""
 
 
