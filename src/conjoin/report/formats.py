@@ -147,8 +147,8 @@ def _three_digits(value: float) -> str:
     rounded = float(f"{value:.2e}") + 0.0
     if rounded == 0:
         return "0.00"
-    if math.isinf(rounded):  # the largest floats are rounded beyond what floats can be
-        return f"{value:.2e}"
+    if math.isinf(rounded):  # the largest floats must not be rounded up: no float is larger
+        rounded = math.copysign(1.79e308, value)
     exponent = math.floor(math.log10(abs(rounded)))
     if not -4 <= exponent <= 5:
         return f"{rounded:.2e}"
