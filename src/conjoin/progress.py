@@ -37,7 +37,7 @@ class Bars:
     """
 
     def __init__(self, console: Console, prefix: str) -> None:
-        self._console, self._prefix = console, prefix
+        self._console, self._prefix = console, f"{prefix}  " if prefix else ""
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
@@ -63,7 +63,7 @@ class Bars:
 
     def start(self, title: str) -> Callable[[int, int], None]:
         """Begin a job; give what to call with (done, in all)."""
-        bar = self._progress.add_task(f"{self._prefix}  {title}", total=None)
+        bar = self._progress.add_task(f"{self._prefix}{title}", total=None)
         began = time.monotonic()
         ended = False
 
@@ -74,7 +74,7 @@ class Bars:
                 ended = True
                 self._progress.remove_task(bar)
                 seconds = time.monotonic() - began
-                line = f"{self._prefix}  {title}: {total:,} in {seconds:.1f} s"
+                line = f"{self._prefix}{title}: {total:,} in {seconds:.1f} s"
                 self._console.print(line, style="dim", markup=False, highlight=False)
 
         return update
