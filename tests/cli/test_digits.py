@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from conjoin.cli import main
 from conjoin.errors import DataError
 
 NAMES = [
@@ -42,7 +43,6 @@ def test_defaults(run, calls):
     result = run("digits")
     (options,) = calls
     values = {field.name: getattr(options, field.name) for field in fields(options)}
-    assert values.pop("command").startswith("conjoin ")
     unset = dict.fromkeys(
         [
             "mnist",
@@ -55,6 +55,7 @@ def test_defaults(run, calls):
             "train",
             "test",
             "settings",
+            "command",
         ],
         None,
     )
@@ -102,6 +103,13 @@ def test_options_arrive(run, calls, monkeypatch):
     assert (o.precision, o.width, o.epochs, o.train, o.test) == ("float32", 0.5, 2, 30, 40)
     assert o.download
     assert o.unseen == "none"
+
+
+def test_the_command_is_handed_on(calls):
+    with pytest.raises(SystemExit) as end:
+        main(["digits", "-o", "my runs"])
+    assert end.value.code == 0
+    assert calls[0].command == "conjoin digits -o 'my runs'"
 
 
 def test_json_is_alone_on_stdout(run, calls):

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shlex
 import sys
 from collections.abc import Sequence
 from inspect import cleandoc
@@ -81,4 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(ValueError):
                 stream.reconfigure(errors="backslashreplace")
-    app(args=None if arguments is None else list(arguments), prog_name="conjoin")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # A run says by which command it was made.
+    app(args=given, prog_name="conjoin", obj=shlex.join(["conjoin", *given]))

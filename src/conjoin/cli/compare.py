@@ -1,6 +1,5 @@
 """`conjoin compare`."""
 
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ __all__ = ["compare"]
 
 
 def compare(
+    ctx: typer.Context,
     models: Annotated[
         list[Path],
         typer.Argument(metavar="MODELS", help="Two or more files of weights.", show_default=False),
@@ -135,7 +135,7 @@ def compare(
                 entry=entry,
                 device=device,
                 title=title,
-                command=shlex.join(["conjoin", *sys.argv[1:]]),
+                command=ctx.obj,
                 progress=bars.start,
                 notice=lambda line: console.print(printable(line), soft_wrap=True),
             )

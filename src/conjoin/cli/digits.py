@@ -1,6 +1,5 @@
 """`conjoin digits`."""
 
-import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -39,6 +38,7 @@ class Precision(StrEnum):
 
 
 def digits(
+    ctx: typer.Context,
     preset: Annotated[PresetName, typer.Option("--preset", help="The size.")] = PresetName.QUICK,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many repetitions.")] = 1,
     first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="The first seed.")] = 0,
@@ -143,7 +143,7 @@ def digits(
         train=train,
         test=test,
         download=download,
-        command=shlex.join(["conjoin", *sys.argv[1:]]),
+        command=ctx.obj,
     )
     try:
         run = run_digits(options, report_console(stderr=as_json))
