@@ -52,7 +52,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "standard": Preset(
         about="real MNIST and rendered street numbers, 24,000 images a task, width 1/4: "
-        "about half an hour a seed on two cores",
+        "about 25 minutes a seed on two cores",
         sources=("mnist:{mnist}", "street"),
         unseen="handwritten",
         train=24_000,

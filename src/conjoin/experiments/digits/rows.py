@@ -25,7 +25,7 @@ from conjoin.merging import merge
 from conjoin.repair import reestimate_batchnorm
 from conjoin.stages import Stage
 
-__all__ = ["subject_of", "untrained_specialists"]
+__all__ = ["specialist_accuracy", "subject_of"]
 
 ALL_DATA, TWO_HEADED = "one network on all data", "two-headed network (shared trunk)"
 SHUFFLED_COPY = "the shuffled copy"
@@ -51,24 +51,20 @@ def subject_of(trainer: Trainer) -> Subject:
     )
 
 
-def untrained_specialists(
-    lab: Laboratory, trainer: Trainer, margin: float, *, trained: str
-) -> dict[str, float]:
-    """Give a specialist that is not `margin` points better than chance on validation data.
+def specialist_accuracy(lab: Laboratory, trainer: Trainer, name: str) -> float | None:
+    """Give a specialist's accuracy on its own validation part; None for a network of both tasks.
 
     Args:
         lab: measures it.
         trainer: of the network.
-        margin: percentage points.
-        trained: which of `TRAININGS`; one with several tasks is no specialist.
+        name: one of `TRAININGS`.
     """
-    tasks = TRAININGS[trained].tasks
+    tasks = TRAININGS[name].tasks
     if len(tasks) != 1:
-        return {}
-    task, network = trainer.tasks[tasks[0]].name, _network(trainer, trained)
-    found = {r.metric: r.value for r in lab.validated(network, {task: lab.subject.tasks[task]})}
-    low = found["accuracy"] < 100 / trainer.classes + margin
-    return {network.name: found["accuracy"]} if low else {}
+        return None
+    task = trainer.tasks[tasks[0]].name
+    found = lab.validated(_network(trainer, name), {task: lab.subject.tasks[task]})
+    return next(record.value for record in found if record.metric == "accuracy")
 
 
 def _groups(trainer: Trainer) -> Iterator[Group]:

@@ -16,7 +16,7 @@ from conjoin.comparison.running import About, file_name, measure_subjects, place
 from conjoin.errors import InputError, TrainingError
 from conjoin.experiments.digits.network import check_width
 from conjoin.experiments.digits.presets import Preset, find_preset
-from conjoin.experiments.digits.rows import subject_of, untrained_specialists
+from conjoin.experiments.digits.rows import specialist_accuracy, subject_of
 from conjoin.experiments.digits.sources import SOURCES, fetch_mnist, fetch_svhn, open_source
 from conjoin.experiments.digits.training import Schedule, native_precision
 from conjoin.experiments.digits.trainings import TRAININGS, Task, Trainer
@@ -136,15 +136,16 @@ def _start(bars: Bars, seed: int, title: str) -> Callable[[int, int], None]:
 
 
 def _train(trainer: Trainer, lab: Laboratory) -> None:
+    chance = 100 / trainer.classes
     for name in TRAININGS:
         trainer.network_file(name)
-        bad = untrained_specialists(lab, trainer, MARGIN, trained=name)
-        for title, accuracy in bad.items():
+        accuracy = specialist_accuracy(lab, trainer, name)
+        if accuracy is not None and accuracy < chance + MARGIN:
             raise TrainingError(
-                f"the specialist {title!r} has {accuracy:.1f} % on its own validation data, "
-                f"where guessing has {100 / trainer.classes:.1f} %: it did not learn, and a table "
-                "made of it would say nothing. Train longer (--epochs), on more images (--train), "
-                "or wider (--width)"
+                f"the specialist {trainer.title(name)!r} has {accuracy:.1f} % on its own "
+                f"validation data, where guessing has {chance:.1f} %: it did not learn, and a "
+                "table made of it would say nothing. Train longer (--epochs), on more images "
+                "(--train), or wider (--width)"
             )
 
 
