@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conjoin.checkpoints import Checkpoint, Kind, Spec, open_checkpoint, save
     from conjoin.comparison import compare
+    from conjoin.coupling import Coupling
     from conjoin.errors import ConjoinError
     from conjoin.evaluation import evaluate
     from conjoin.merging import merge
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint",
     "ConjoinError",
+    "Coupling",
     "Kind",
     "Record",
     "Spec",
@@ -45,6 +47,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Checkpoint": "conjoin.checkpoints",
     "ConjoinError": "conjoin.errors",
+    "Coupling": "conjoin.coupling",
     "Kind": "conjoin.checkpoints",
     "Record": "conjoin.records",
     "Spec": "conjoin.checkpoints",

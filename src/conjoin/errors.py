@@ -12,6 +12,8 @@
     ├── StageError (RuntimeError)     a cached stage that cannot be used, or is in use
     └── UserCodeError (RuntimeError)  code that the user named has raised
 
+and one warning, `StabilityWarning` (UserWarning): a training that will diverge as it was set up.
+
 A message says what was expected, what was found (which tensor, in which file), and what to do.
 Each class also derives from the built-in exception that a reader would expect to catch.
 """
@@ -25,6 +27,7 @@ __all__ = [
     "MismatchError",
     "NonFiniteError",
     "OutputExistsError",
+    "StabilityWarning",
     "StageError",
     "TrainingError",
     "UserCodeError",
@@ -73,3 +76,7 @@ class StageError(ConjoinError, RuntimeError):
 
 class UserCodeError(ConjoinError, RuntimeError):
     """Code that the user named has raised; the message has its own traceback."""
+
+
+class StabilityWarning(UserWarning):
+    """A training that will diverge as it was set up."""

@@ -1,5 +1,6 @@
 """What combining can build besides one network."""
 
 from conjoin.modules.multi_head import MultiHead
+from conjoin.modules.task_networks import TaskNetworks
 
-__all__ = ["MultiHead"]
+__all__ = ["MultiHead", "TaskNetworks"]

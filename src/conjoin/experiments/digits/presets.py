@@ -50,6 +50,18 @@ PRESETS: Mapping[str, Preset] = {
         width=1 / 8,
         schedule=Schedule(epochs=5, batch_size=64, learning_rate=0.02),
     ),
+    "small": Preset(
+        about="real MNIST and rendered street numbers, 12,000 images a task, width 1/8: "
+        "for many trainings, as of --continuum",
+        sources=("mnist:{mnist}", "street"),
+        unseen="handwritten",
+        train=12_000,
+        validation=2_000,
+        test=20_000,
+        settings=Settings(curve_examples=1_000, resolution=11, layers=13),
+        width=1 / 8,
+        schedule=Schedule(epochs=3, batch_size=64, learning_rate=0.02),
+    ),
     "standard": Preset(
         about="real MNIST and rendered street numbers, 24,000 images a task, width 1/4: "
         "about 25 minutes a seed on two cores",
@@ -57,7 +69,7 @@ PRESETS: Mapping[str, Preset] = {
         unseen="handwritten",
         train=24_000,
         validation=5_000,
-        test=10_000,
+        test=20_000,
         settings=Settings(curve_examples=1_000, resolution=11, layers=13),
         width=1 / 4,
         schedule=Schedule(epochs=10),

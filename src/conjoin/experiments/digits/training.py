@@ -1,7 +1,7 @@
-"""Training one digit network, resumable after every epoch.
+"""Training the digit networks.
 
-One loop serves every network of the experiment. A step takes one batch of each task and runs them
-through the network together, so that BatchNorm sees the mixture:
+One loop serves every network of the experiment (`conjoin.coupling.training`). A step takes one
+batch of each task and runs them through the network together, so that BatchNorm sees the mixture:
 
     loss = mean over tasks of cross_entropy(logits of the task's images, labels)
 
@@ -9,22 +9,33 @@ One task gives a specialist; two tasks give the network on all data; two tasks a
 give the two-headed network. A task with fewer images is gone through again.
 """
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from conjoin.coupling.training import Learner, Recipe, mixed_seed, train_models
 from conjoin.errors import InputError
 from conjoin.experiments.digits.sources.source import Images
 from conjoin.modules import MultiHead
 
-__all__ = ["Precision", "Schedule", "TwoHeaded", "native_precision", "to_input", "train"]
+__all__ = [
+    "Precision",
+    "Schedule",
+    "TwoHeaded",
+    "in_images",
+    "learner_of",
+    "native_precision",
+    "recipe_of",
+    "to_input",
+    "train",
+]
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -95,49 +106,89 @@ def train(
     """
     if not tasks:
         raise InputError("training needs at least one task")
-    longest = max(len(images) for images in tasks.values())
+    recipe = recipe_of(schedule, max(len(images) for images in tasks.values()))
+    learner = learner_of(network, tasks, schedule, recipe, seed=seed, device=device)
+    per_step = schedule.batch_size * len(tasks)
+    trained = train_models(
+        {"network": learner},
+        recipe,
+        device=device,
+        work=work,
+        on_step=in_images(on_batch, per_step),
+    )
+    return trained.modules["network"]
+
+
+def recipe_of(schedule: Schedule, longest: int) -> Recipe:
+    """Give the loop's own form of a schedule.
+
+    Args:
+        schedule: epochs are those of the longest task.
+        longest: images of that task.
+
+    Raises:
+        InputError: they do not fill a batch.
+    """
     steps = longest // schedule.batch_size
     if steps == 0:
         raise InputError(f"{longest} images do not fill one batch of {schedule.batch_size}")
-    # Channels last is about a fifth faster for these convolutions, on CPU and GPU alike.
-    network = copy.deepcopy(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        network.parameters(),
+    return Recipe(
+        schedule.epochs, steps, partial(_optimizer, schedule), partial(_one_cycle, schedule),
+        schedule.clip,
+    )  # fmt: skip
+
+
+def learner_of(
+    network: nn.Module,
+    tasks: Mapping[str, Images],
+    schedule: Schedule,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+) -> Learner:
+    """Give a network with the images that it is trained on; see `train`."""
+    return Learner(
+        network,
+        partial(_batches, tasks, schedule.batch_size, recipe.steps, seed),
+        partial(_loss, schedule, device),
+        seed,
+    )
+
+
+def in_images(
+    on_batch: Callable[[int, int], None] | None, per_step: int
+) -> Callable[[int, int], None] | None:
+    """Turn what is told of images into what is told of steps."""
+    if on_batch is None:
+        return None
+    return lambda done, total: on_batch(done * per_step, total * per_step)
+
+
+def _optimizer(schedule: Schedule, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        parameters,
         schedule.learning_rate,
         momentum=0.9,
         nesterov=True,
         weight_decay=schedule.weight_decay,
     )
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=schedule.epochs * steps, cycle_momentum=False
+
+
+def _one_cycle(
+    schedule: Schedule, optimizer: torch.optim.Optimizer, total: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, schedule.learning_rate, total_steps=total, cycle_momentum=False
     )
-    state = _Progress(work / "epoch.pt", network, optimizer, scheduler)
-    per_step = schedule.batch_size * len(tasks)
-    for epoch in range(state.restore(), schedule.epochs):
-        network.train()
-        cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):  # nn.Dropout knows the global generator only
-            torch.manual_seed(_mix(seed, epoch))
-            for step, batch in enumerate(_batches(tasks, schedule.batch_size, steps, seed, epoch)):
-                _step(network, batch, optimizer, schedule, device)
-                scheduler.step()
-                if on_batch is not None:
-                    on_batch(
-                        (epoch * steps + step + 1) * per_step, schedule.epochs * steps * per_step
-                    )
-        state.save(epoch + 1)
-    network.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return network.eval()
 
 
-def _step(
-    network: nn.Module,
-    batch: Mapping[str, tuple[Tensor, Tensor]],
-    optimizer: torch.optim.Optimizer,
+def _loss(
     schedule: Schedule,
     device: torch.device,
-) -> None:
-    optimizer.zero_grad(set_to_none=True)
+    network: nn.Module,
+    batch: Mapping[str, tuple[Tensor, Tensor]],
+) -> Tensor:
     images = to_input(torch.cat([images for images, _ in batch.values()]).to(device))
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
@@ -150,9 +201,7 @@ def _step(
         F.cross_entropy(task_logits.float(), labels.to(device))
         for task_logits, (_, labels) in zip(logits, batch.values(), strict=True)
     ]
-    torch.stack(losses).mean().backward()
-    nn.utils.clip_grad_norm_(network.parameters(), schedule.clip)
-    optimizer.step()
+    return torch.stack(losses).mean()
 
 
 def _batches(
@@ -161,7 +210,7 @@ def _batches(
     """Give `steps` batches; each task in a new order, cycled when it is shorter."""
     orders = {}
     for number, (task, images) in enumerate(tasks.items()):
-        generator = torch.Generator().manual_seed(_mix(seed, epoch, number + 1))
+        generator = torch.Generator().manual_seed(mixed_seed(seed, epoch, number + 1))
         rounds = math.ceil(steps * size / len(images))
         order = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
         orders[task] = torch.cat(order)[: steps * size].reshape(steps, size)
@@ -170,41 +219,6 @@ def _batches(
             task: (images.images[orders[task][step]], images.labels[orders[task][step]])
             for task, images in tasks.items()
         }
-
-
-@dataclass
-class _Progress:
-    """The state after an epoch, on disk; a kill while it is written leaves the one before."""
-
-    path: Path
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: torch.optim.lr_scheduler.LRScheduler
-
-    def save(self, epoch: int) -> None:
-        partial = self.path.with_suffix(".partial")
-        torch.save(
-            {"epoch": epoch, **{k: v.state_dict() for k, v in self._parts().items()}}, partial
-        )
-        partial.replace(self.path)
-
-    def restore(self) -> int:
-        if not self.path.exists():
-            return 0
-        stored = torch.load(self.path, weights_only=True, map_location="cpu")
-        for name, part in self._parts().items():
-            part.load_state_dict(stored[name])
-        return int(stored["epoch"])
-
-    def _parts(self) -> dict[str, Any]:
-        return {"network": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
-
-
-def _mix(*numbers: int) -> int:
-    """Give one seed for a tuple of numbers, so that near tuples get unrelated streams."""
-    import numpy as np
-
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -3,6 +3,7 @@
 Every combination is made from these; each is trained once per seed.
 """
 
+import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,13 +15,25 @@ import numpy as np
 import torch
 from torch import nn
 
+from conjoin.atomic import write_bytes
 from conjoin.checkpoints import open_checkpoint, save
+from conjoin.coupling.training import Recipe, train_models
 from conjoin.experiments.digits.network import DigitNet, new_network
 from conjoin.experiments.digits.sources.source import Images, Source, Split
-from conjoin.experiments.digits.training import TRAINING_VERSION, Schedule, TwoHeaded, train
+from conjoin.experiments.digits.training import (
+    TRAINING_VERSION,
+    Schedule,
+    TwoHeaded,
+    in_images,
+    learner_of,
+    recipe_of,
+    train,
+)
 from conjoin.stages import Stage, StageCache
+from conjoin.sweeping import Point
+from conjoin.sweeping.points import described
 
-__all__ = ["TRAININGS", "Task", "Trainer", "Training", "Trunk"]
+__all__ = ["COUPLED", "TRAININGS", "Task", "Trainer", "Training", "Trunk"]
 
 Progress = Callable[[str], Callable[[int, int], None]]
 """Given the title of a long job, gives what to call with (images done, images in all)."""
@@ -62,6 +75,13 @@ TRAININGS: Mapping[str, Training] = {
     "all data": Training((0, 1), start=0),
     "two-headed": Training((0, 1), start=0, heads=True),
 }
+
+
+COUPLED = ("first", "second, shared start")
+"""The trainings that are coupled: what they are at strength 0, to the bit."""
+
+COUPLED_VERSION = 1
+"""Raised whenever a change of the code changes what a coupled training gives."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +169,69 @@ class Trainer:
         }
         return Stage("network", TRAINING_VERSION, settings, parts)
 
+    def coupled_network(self, point: Point, task: int) -> nn.Module:
+        """Give the network of a task of a coupled training, in eval mode on the CPU."""
+        network = self.untrained(COUPLED[task])
+        stored = open_checkpoint(self.coupled_folder(point) / f"task_{task}.safetensors")
+        network.load_state_dict(dict(stored))
+        return network.eval()
+
+    def coupled_gaps(self, point: Point) -> list[tuple[int, dict[str, float]]]:
+        """Give (step, layer -> gap) over a coupled training."""
+        text = (self.coupled_folder(point) / "gaps.json").read_text("utf-8")
+        return [(int(step), dict(gaps)) for step, gaps in json.loads(text)]
+
+    def coupled_folder(self, point: Point) -> Path:
+        """Give the folder with both networks of a point and their gaps; train them if need be."""
+        schedule, recipe = self.schedule, self._coupled_recipe
+
+        def make(out: Path, work: Path) -> None:
+            learners = {
+                f"task_{task}": learner_of(
+                    self.untrained(name),
+                    {f"task_{task}": self.images(task, "train")},
+                    schedule,
+                    recipe,
+                    seed=_seed(self.seed, "order", name),
+                    device=self.device,
+                )
+                for task, name in enumerate(COUPLED)
+            }
+            progress = self.progress(f"coupled: {point.name}")
+            trained = train_models(
+                learners,
+                recipe,
+                strength=point.at(recipe.total_steps),
+                device=self.device,
+                work=work,
+                on_step=in_images(progress, schedule.batch_size * len(learners)),
+            )
+            for name, module in trained.modules.items():
+                save(module, out / f"{name}.safetensors")
+            gaps = [[step, dict(found)] for step, found in trained.gaps]
+            write_bytes(out / "gaps.json", json.dumps(gaps).encode())
+
+        return self.cache.get(self.coupled_stage(point), make)
+
+    def coupled_stage(self, point: Point) -> Stage:
+        """Say what decides the networks of a coupled training."""
+        parts = {str(task): self.images_stage(task, "train") for task in range(len(COUPLED))}
+        settings = {
+            "strength": described(point.at(self._coupled_recipe.total_steps)),
+            "width": self.width,
+            "classes": self.classes,
+            "seed": self.seed,
+            "schedule": asdict(self.schedule),
+            "torch": torch.__version__,
+            "device": self.device.type,
+            "machine": platform.machine(),
+        }
+        return Stage("coupled", COUPLED_VERSION, settings, parts)
+
+    @cached_property
+    def _coupled_recipe(self) -> Recipe:
+        return recipe_of(self.schedule, max(self._sizes()))
+
     def title(self, name: str) -> str:
         """Say what a network of `TRAININGS` is, with the names of the tasks."""
         first, second = (task.name for task in self.tasks[:2])
@@ -176,9 +259,12 @@ class Trainer:
 
     def _schedule(self, training: Training) -> Schedule:
         """Give every network as many steps as the longest task asks for."""
-        sizes = [self._count(task, "train") or len(self.images(task, "train")) for task in (0, 1)]
+        sizes = self._sizes()
         own = max(sizes[task] for task in training.tasks)
         return replace(self.schedule, epochs=round(self.schedule.epochs * max(sizes) / own))
+
+    def _sizes(self) -> list[int]:
+        return [self._count(task, "train") or len(self.images(task, "train")) for task in (0, 1)]
 
     def _count(self, task: int, split: Split) -> int | None:
         return self.tasks[task].counts[split]

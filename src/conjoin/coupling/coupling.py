@@ -1,0 +1,453 @@
+"""`Coupling`: several models trained side by side, pulled together tensor by tensor."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from conjoin.batches import Data
+from conjoin.coupling.effective_steps import (
+    EffectiveStep,
+    OtherOptimizers,
+    StepCounter,
+    check_optimizer,
+)
+from conjoin.coupling.handing_over import hand_over
+from conjoin.coupling.members import (
+    Member,
+    check_coupled,
+    check_start,
+    layers_of_members,
+    read_members,
+    relative_gap,
+)
+from conjoin.coupling.pulls import JOINT, PENALTY, Rule
+from conjoin.coupling.sharing import check_alike, check_still_equal, share_gradients, tie
+from conjoin.coupling.stability import warn_if_unstable
+from conjoin.coupling.strength import (
+    Strength,
+    TargetGap,
+    check_strength,
+    is_constant,
+    strengths_at,
+)
+from conjoin.errors import InputError
+
+__all__ = ["Coupling"]
+
+ROWS = 1 << 18
+"""Elements of a tensor that are pulled at a time: what a pull needs of memory."""
+
+CHECKED_EVERY = 100
+"""Steps after which shared tensors are compared, to find a loop that lets them drift apart."""
+
+Start = Literal["shared", "any"]
+
+
+class Coupling:
+    """Models that train side by side, each on its own data, and are pulled together.
+
+    Each model i minimizes its own loss plus a pull to the others, with a strength for each tensor:
+
+        loss_i(w_i) + sum_l strength_l * sum_{j != i} ||w_i[l] - w_j[l]||^2
+
+    At strength 0 a tensor is private, as in independent training. At infinity it is one tensor:
+    the mean of the models' gradients moves it, as in a network with several heads on one trunk.
+    Between, `pull` makes the joint proximal step of this objective after the optimizers have made
+    theirs, which is stable at every strength, where the penalty in the loss diverges.
+
+        coupling = Coupling({"a": (net_a, opt_a), "b": (net_b, opt_b)}, strength=1.0)
+        for batch_a, batch_b in batches:
+            ...                              # losses, backward, clipping: as ever
+            coupling.share_gradients()       # does something where the strength is infinite
+            opt_a.step(); opt_b.step()
+            coupling.pull()                  # these three in one: coupling.step()
+
+    Only parameters are coupled. Running statistics stay private: the data differ. `pull` counts the
+    steps that the optimizers have really made, with their learning rates: a step that mixed
+    precision skips pulls nothing, and pulls that come every k steps are k times as long.
+
+    Args:
+        models: name -> (module, optimizer); two or more. Modules may be compiled. Optimizers are
+            SGD, Adam or AdamW, each with its own settings.
+        strength: a number, a table of patterns, `by_depth`, `over_time` or `target_gap`. Patterns
+            are those of `conjoin.merge`; the first that matches counts; tensors that no pattern
+            matches are private. Private tensors may differ in shape or exist in some models only.
+        every: pull after so many steps.
+        start: ``shared`` refuses models that do not start from the same weights where they are
+            coupled; ``any`` takes them (where the strength is infinite, their mean).
+        other_optimizers: ``learning rate`` takes other optimizers' bare learning rate for the
+            effective step: it pulls, but what models agree on is no minimum of the coupled loss.
+        rule: what a pull does; see `conjoin.coupling.presets`.
+        rounds: for rules with a center: after so many steps all coupled weights, and the center,
+            become their mean.
+
+    Raises:
+        InputError: something cannot be used as given.
+        MismatchError: coupled tensors differ in name, shape or start.
+
+    Source: the penalty is the question that conjoin began with; the joint step is forward-backward
+    splitting (Combettes and Wajs, Multiscale Model. Simul. 4(4), 2005) with each optimizer's
+    metric; infinity is hard parameter sharing (Caruana, Machine Learning 28, 1997).
+
+    >>> nets = [nn.Linear(1, 1, bias=False) for _ in range(2)]
+    >>> nets[1].load_state_dict(nets[0].state_dict()) and None
+    >>> opts = [torch.optim.SGD(net.parameters(), lr=0.1) for net in nets]
+    >>> coupling = Coupling({"a": (nets[0], opts[0]), "b": (nets[1], opts[1])}, strength=1.0)
+    >>> for _ in range(200):          # (w - 1)^2 / 2 and (w + 1)^2 / 2
+    ...     for net, target in zip(nets, (1.0, -1.0)):
+    ...         net.zero_grad()
+    ...         ((net.weight - target) ** 2 / 2).sum().backward()
+    ...     coupling.step()
+    >>> round(nets[0].weight.item(), 4), round(nets[1].weight.item(), 4)   # 1 / (1 + 4 * strength)
+    (0.2, -0.2)
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, tuple[nn.Module, Optimizer]],
+        strength: Strength,
+        *,
+        every: int = 1,
+        start: Start = "shared",
+        other_optimizers: OtherOptimizers = "refuse",
+        rule: Rule = JOINT,
+        rounds: int | None = None,
+    ) -> None:
+        check_strength(strength)
+        if every < 1 or (rounds is not None and rounds < 1):
+            raise InputError("every and rounds are numbers of steps, 1 or more")
+        if start not in ("shared", "any"):
+            raise InputError(f"start is 'shared' or 'any', not {start!r}")
+        if rounds is not None and not rule.center:
+            raise InputError(f"rounds are for rules with a center; {rule.name} has none")
+        self._members = read_members(models)
+        self._strength, self._rule, self._every, self._rounds = strength, rule, every, rounds
+        for member in self._members:
+            check_optimizer(member.optimizer, member.name, other_optimizers)
+        self._time = 0
+        self._counters: dict[int, StepCounter] = {}
+        self._adapted: dict[str, float] = {}
+        self._tied: set[str] = set()
+        self._shared_at = -1
+        self._warned = False
+        self._cached: tuple[int, dict[str, float]] | None = None
+        coupled = [name for name, value in self.strengths().items() if value > 0]
+        check_coupled(self._members, coupled)
+        if start == "shared":
+            check_start(self._members, coupled)
+        self._center = {
+            name: self._members[0].parameters[name].detach().clone()
+            for name in (coupled if rule.center else ())
+        }
+        # After all checks: a coupling that is refused leaves nothing behind in the optimizers.
+        self._counters = {id(o): StepCounter() for o in self._optimizers()}
+        for optimizer in self._optimizers():
+            optimizer.register_step_post_hook(self._counters[id(optimizer)].count)
+
+    @property
+    def time(self) -> int:
+        """How many optimizer steps have been made, up to the last pull."""
+        return self._time
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the models."""
+        return tuple(member.name for member in self._members)
+
+    def strengths(self) -> dict[str, float]:
+        """Give the strength of each tensor at the step that comes next."""
+        return dict(self._strengths_at(self._next))
+
+    def _strengths_at(self, step: int) -> Mapping[str, float]:
+        if self._cached is None or (self._cached[0] != step and not is_constant(self._strength)):
+            layers, names = self._layers, self._tensor_names
+            found = strengths_at(self._strength, step, layers, names, self._adapted)
+            self._cached = (step, found)
+        return self._cached[1]
+
+    def share_gradients(self) -> None:
+        """Make the gradients of shared tensors (strength infinity) their mean over the models.
+
+        To be called after backward and clipping, before the optimizers step. A model without a
+        gradient counts as zero. Where a strength has become infinite, weights and optimizer
+        states become their means first.
+
+        Raises:
+            InputError: the optimizers' settings of a shared tensor differ, so that it would not
+                stay one.
+        """
+        shared = _infinite(self._strengths_at(self._next))
+        for name in shared:
+            parameters = [member.parameters[name] for member in self._members]
+            optimizers = [member.optimizer for member in self._members]
+            if name not in self._tied:
+                tie(parameters, optimizers)
+                self._tied.add(name)
+            share_gradients(parameters)
+        if shared:
+            check_alike(self._members, shared)
+        self._tied.intersection_update(shared)
+        self._shared_at = self._next
+
+    @torch.no_grad()
+    def pull(self) -> None:
+        """Pull the models together, after their optimizers have stepped.
+
+        Raises:
+            InputError: tensors are shared, and `share_gradients` was not called for this step; or
+                they have drifted apart.
+        """
+        steps = max(counter.steps for counter in self._counters.values())
+        if steps == 0:
+            return
+        made = self._next - 1  # the number of the step that was just made
+        strengths = self._strengths_at(made)
+        self._check_shared(_infinite(strengths), made)
+        if steps < self._every:
+            return
+        groups = [member.group_numbers() for member in self._members]
+        for name, value in strengths.items():
+            if 0 < value < math.inf:
+                self._pull(name, value, groups)
+        self._time += steps
+        for counter in self._counters.values():
+            counter.reset()
+        if self._rounds is not None and self._time // self._rounds > (
+            (self._time - steps) // self._rounds
+        ):
+            self._finish_round(strengths)
+        if isinstance(self._strength, TargetGap):
+            self._adapt(self._strength, steps)
+
+    def step(self, scaler: Any = None) -> None:
+        """Share gradients, step all optimizers, and pull.
+
+        Args:
+            scaler: of mixed precision (`torch.amp.GradScaler`); its `update` is left to the caller.
+        """
+        self.share_gradients()
+        for optimizer in self._optimizers():
+            optimizer.step() if scaler is None else scaler.step(optimizer)
+        self.pull()
+
+    def penalty(self, name: str) -> Tensor:
+        """Give the term of the thread for the loss of one model: the others are held fixed.
+
+            sum_l strength_l * sum_{j != i} ||w_i[l] - w_j[l]||^2        (a scalar, float32)
+
+        For couplings made with ``rule=PENALTY`` (`conjoin.coupling.thread_loss`); others pull, and
+        both would be twice as strong. It is stable only up to a strength that falls with the
+        learning rate, see `conjoin.coupling.stable_strength`; beyond, a `StabilityWarning` is given
+        once. With Adam, which divides a gradient by its own size, the term's weight is lost.
+
+        Raises:
+            InputError: no such model; the coupling pulls; or a strength is infinite.
+        """
+        member = next((m for m in self._members if m.name == name), None)
+        if member is None:
+            raise InputError(f"no model {name!r} in this coupling; there are {self.names}")
+        if self._rule is not PENALTY:
+            raise InputError(
+                f"this coupling pulls by the {self._rule.name}; with the penalty in the loss as "
+                "well it would be twice as strong. For the penalty alone, make it with "
+                "conjoin.coupling.thread_loss(models, strength)"
+            )
+        strengths = {name: value for name, value in self.strengths().items() if value > 0}
+        if math.inf in strengths.values():
+            raise InputError("an infinite penalty has no gradient; use a Coupling that pulls")
+        if not self._warned:
+            self._warned = warn_if_unstable(self._members, strengths)
+        total = torch.zeros((), device=next(iter(member.parameters.values())).device)
+        for tensor, value in strengths.items():
+            own = member.parameters[tensor]
+            for other in self._members:
+                if other is not member:
+                    fixed = other.parameters[tensor].detach().to(own.device, own.dtype)
+                    dtype = torch.promote_types(own.dtype, torch.float32)
+                    total = total + value * (own - fixed).to(dtype).square().sum()
+        return total
+
+    def gap(self) -> dict[str, float]:
+        """Give how far the models are apart, layer by layer, relative to their weights.
+
+            gap_l = sqrt( mean_{i<j} ||w_i - w_j||^2 / mean_i ||w_i||^2 )
+
+        0 for equal weights, sqrt(2) for unrelated ones of one size. Layers are those of
+        `conjoin.measure.layers_of`, of the tensors that all models have in one shape, be they
+        coupled or not.
+        """
+        return {
+            layer.name: relative_gap([[m.parameters[n] for m in self._members] for n in names])
+            for layer in self._layers
+            if (names := [name for name in layer.tensors if name in self._common])
+        }
+
+    def merge(self, *data: Data, heads: bool = True) -> nn.Module:
+        """Make one module out of the models.
+
+        Where all tensors are coupled, this is one network: their mean, with BatchNorm statistics
+        re-estimated on the data. Where some are private, it is a `conjoin.modules.MultiHead`, the
+        coupled trunk merged once and a head for each model, if the private tensors are one part at
+        the end of the network; else a `conjoin.modules.TaskNetworks`, in which each model keeps
+        what is private, statistics too.
+
+        Args:
+            data: a loader of each model, in their order; see `reestimate_batchnorm`. Needed if
+                there is BatchNorm, or to find out whether private tensors are at the end.
+            heads: ``False`` averages private tensors too, into one network.
+
+        Raises:
+            InputError: data are needed.
+        """
+        private = [name for name, value in self.strengths().items() if value == 0]
+        names, modules = self.names, [member.module for member in self._members]
+        return hand_over(dict(zip(names, modules, strict=True)), private if heads else [], data)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what is needed to go on exactly, beside the states of modules and optimizers."""
+        return {
+            "time": self._time,
+            "counters": [
+                {"steps": c.steps, "rates": dict(c.rates)}
+                for c in (self._counters[id(o)] for o in self._optimizers())
+            ],
+            "adapted": dict(self._adapted),
+            "tied": sorted(self._tied),
+            "center": {name: tensor.clone() for name, tensor in self._center.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; those of modules and optimizers are loaded beside it.
+
+        Raises:
+            InputError: it is of another coupling.
+        """
+        counters = [self._counters[id(optimizer)] for optimizer in self._optimizers()]
+        same = len(state["counters"]) == len(counters) and set(state["center"]) == set(self._center)
+        if not same or not set(state["tied"]) <= set(self._tensor_names):
+            raise InputError("this state is of a coupling of other models or another rule")
+        self._time = int(state["time"])
+        self._adapted = dict(state["adapted"])
+        self._tied = set(state["tied"])
+        self._cached, self._shared_at = None, -1
+        for counter, stored in zip(counters, state["counters"], strict=True):
+            counter.steps, counter.rates = int(stored["steps"]), dict(stored["rates"])
+        with torch.no_grad():
+            for name, tensor in self._center.items():
+                tensor.copy_(state["center"][name])
+
+    def __repr__(self) -> str:
+        strengths = self.strengths()
+        counts = {
+            "private": sum(value == 0 for value in strengths.values()),
+            "shared": sum(math.isinf(value) for value in strengths.values()),
+        }
+        pulled = len(strengths) - sum(counts.values())
+        shown = ", ".join(f"{count} {what}" for what, count in counts.items())
+        return f"Coupling({', '.join(self.names)}: {pulled} tensors pulled, {shown})"
+
+    @cached_property
+    def _layers(self) -> tuple[Any, ...]:
+        return layers_of_members(self._members)
+
+    @cached_property
+    def _tensor_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for m in self._members for name in m.parameters))
+
+    @cached_property
+    def _common(self) -> frozenset[str]:
+        first = self._members[0].parameters
+        return frozenset(
+            name
+            for name, tensor in first.items()
+            if tensor.dtype.is_floating_point
+            and all(
+                name in m.parameters and m.parameters[name].shape == tensor.shape
+                for m in self._members
+            )
+        )
+
+    @property
+    def _next(self) -> int:
+        """Number of the optimizer step that comes next."""
+        return self._time + max((c.steps for c in self._counters.values()), default=0)
+
+    def _optimizers(self) -> list[Optimizer]:
+        return list({id(m.optimizer): m.optimizer for m in self._members}.values())
+
+    def _check_shared(self, shared: Sequence[str], made: int) -> None:
+        if not shared:
+            return
+        if self._shared_at != made:
+            raise InputError(
+                f"{len(shared)} tensors are shared (strength infinity), but share_gradients() was "
+                "not called for this step; call it before the optimizers step, or use "
+                "coupling.step()"
+            )
+        if made < 3 or made % CHECKED_EVERY == 0:
+            check_still_equal(self._members, shared)
+
+    def _pull(self, name: str, strength: float, groups: Sequence[Mapping[int, int]]) -> None:
+        parameters = [member.parameters[name].detach() for member in self._members]
+        steps = [EffectiveStep(0.0)] * len(parameters)
+        if self._rule.steps:
+            pairs = zip(self._members, groups, strict=True)
+            steps = [self._effective(member, name, numbers) for member, numbers in pairs]
+        first, center = parameters[0], self._center.get(name)
+        dtype = torch.promote_types(first.dtype, torch.float32)
+        for rows in _rows(first):
+            parts = [p if rows is None else p[rows] for p in parameters]
+            middle = None if center is None else center if rows is None else center[rows]
+            weights = [part.to(first.device, dtype) for part in parts]
+            pulled_to = None if middle is None else middle.to(first.device, dtype)
+            sizes = [step.of(rows, dtype, first.device) for step in steps]
+            self._rule.apply(weights, sizes, strength, pulled_to)
+            for part, weight in zip(parts, weights, strict=True):
+                if weight is not part:
+                    part.copy_(weight)
+            if middle is not None and pulled_to is not None and pulled_to is not middle:
+                middle.copy_(pulled_to)
+
+    def _effective(self, member: Member, name: str, numbers: Mapping[int, int]) -> EffectiveStep:
+        parameter = member.parameters[name]
+        number = numbers.get(id(parameter))
+        if number is None or not parameter.requires_grad:
+            return EffectiveStep(0.0)
+        counter = self._counters[id(member.optimizer)]
+        return counter.effective(member.optimizer, number, parameter)
+
+    def _finish_round(self, strengths: Mapping[str, float]) -> None:
+        for name in (name for name, value in strengths.items() if value > 0):
+            parameters = [member.parameters[name].detach() for member in self._members]
+            center = self._center[name]
+            mean = sum((p.to(center) for p in parameters[1:]), parameters[0].to(center))
+            center.copy_(mean / len(parameters))
+            for parameter in parameters:
+                parameter.copy_(center)
+
+    def _adapt(self, target: TargetGap, steps: int) -> None:
+        if self._time // target.every == (self._time - steps) // target.every:
+            return
+        for layer, gap in self.gap().items():
+            ratio = (gap / target.gap) ** target.rate
+            factor = self._adapted.get(layer, 1.0) * min(2.0, max(0.5, ratio))
+            self._adapted[layer] = min(max(factor, 1e-12), 1e12)
+
+
+def _infinite(strengths: Mapping[str, float]) -> list[str]:
+    return [name for name, value in strengths.items() if math.isinf(value)]
+
+
+def _rows(tensor: Tensor) -> Iterator[slice | None]:
+    """Cut a tensor along its first dimension, whatever its order in memory."""
+    if tensor.numel() <= ROWS or tensor.dim() == 0:
+        yield None
+        return
+    rows = max(1, ROWS * len(tensor) // tensor.numel())
+    for start in range(0, len(tensor), rows):
+        yield slice(start, start + rows)

@@ -1,0 +1,126 @@
+"""How far an optimizer moves a weight for each unit of a gradient that stays.
+
+The effective step D turns a pull on the weights into one on the loss: an optimizer that sees the
+same gradient g for long moves by ``-D * g`` a step.
+
+    SGD          D = lr * (1 - dampening) / (1 - momentum)     Nesterov the same
+    Adam, AdamW  D = lr / (sqrt(v_hat) + eps)                  of each element; AMSGrad: the maximum
+
+The bare learning rate is wrong by 1 / (1 - momentum): with momentum .9 a coupling would be ten
+times too weak.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from conjoin.errors import InputError
+
+__all__ = ["EffectiveStep", "OtherOptimizers", "StepCounter", "check_optimizer"]
+
+OtherOptimizers = Literal["refuse", "learning rate"]
+
+_SGD, _ADAM = (SGD,), (Adam, AdamW)
+
+
+def check_optimizer(optimizer: Optimizer, name: str, other: OtherOptimizers) -> None:
+    """Raise an InputError if the effective step of an optimizer is not known."""
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(
+            f"{name!r} needs (module, optimizer); the second is {type(optimizer).__name__}"
+        )
+    if type(optimizer) in (*_SGD, *_ADAM) or other == "learning rate":
+        return
+    raise InputError(
+        f"{name!r} is trained by {type(optimizer).__name__}, of which conjoin does not know how "
+        "far it moves a weight; it knows SGD, Adam and AdamW. With "
+        'other_optimizers="learning rate" the bare learning rate is taken for it: networks are '
+        "pulled together, but what they agree on is no minimum of the coupled loss"
+    )
+
+
+@dataclass(frozen=True)
+class EffectiveStep:
+    """D of one parameter: a number, or one for each element.
+
+    Args:
+        rate: the number; of Adam, the learning rate.
+        second: Adam's second moments, of the parameter's shape; None for a number.
+        correction: their bias correction ``1 - beta_2 ** t``.
+        eps: of Adam.
+    """
+
+    rate: float
+    second: Tensor | None = None
+    correction: float | Tensor = 1.0
+    eps: float | Tensor = 0.0
+
+    def of(self, rows: slice | None, dtype: torch.dtype, device: torch.device) -> float | Tensor:
+        """Give D for some rows of the parameter (None: all of it)."""
+        if self.second is None:
+            return self.rate
+        second = self.second if rows is None else self.second[rows]
+        root = (second.to(device, dtype) / self.correction).sqrt_()
+        return root.add_(self.eps).reciprocal_().mul_(self.rate)
+
+
+@dataclass
+class StepCounter:
+    """Counts the steps of an optimizer, and adds up how long they were, from pull to pull.
+
+    A step that mixed precision skips, because a gradient overflowed, does not count: unfused
+    optimizers are not called then, and fused ones carry the mark ``found_inf`` while they are.
+
+    Args:
+        steps: made since the last pull.
+        rates: by number of the parameter group: the sum over these steps of the learning rate,
+            for SGD with its factor (1 - dampening) / (1 - momentum).
+    """
+
+    steps: int = 0
+    rates: dict[int, float] = field(default_factory=dict)
+
+    def count(self, optimizer: Optimizer, *_: Any) -> None:
+        """Count a step; called by the optimizer after it."""
+        found_inf = getattr(optimizer, "found_inf", None)
+        if found_inf is not None and float(found_inf) > 0:
+            return
+        self.steps += 1
+        for number, group in enumerate(optimizer.param_groups):
+            self.rates[number] = self.rates.get(number, 0.0) + _rate(optimizer, group)
+
+    def reset(self) -> None:
+        """Begin anew, after a pull."""
+        self.steps = 0
+        self.rates = {}
+
+    def effective(self, optimizer: Optimizer, number: int, parameter: Tensor) -> EffectiveStep:
+        """Give D of a parameter for the steps counted; 0 for one that has never been moved.
+
+        Args:
+            optimizer: the one that is counted.
+            number: of the parameter's group.
+            parameter: one of that group.
+        """
+        rate = self.rates.get(number, 0.0)
+        if type(optimizer) not in _ADAM or rate == 0:
+            return EffectiveStep(rate)
+        state, group = optimizer.state.get(parameter, {}), optimizer.param_groups[number]
+        if "exp_avg_sq" not in state:
+            return EffectiveStep(0.0)
+        second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
+        return EffectiveStep(rate, second, 1 - group["betas"][1] ** state["step"], group["eps"])
+
+
+def _rate(optimizer: Optimizer, group: Mapping[str, Any]) -> float:
+    rate = float(group["lr"])
+    if type(optimizer) in _SGD and group["momentum"]:
+        momentum, dampening = float(group["momentum"]), float(group["dampening"])
+        if momentum >= 1:
+            raise InputError(f"SGD with momentum {momentum} never settles; it must be less than 1")
+        rate *= (1 - dampening) / (1 - momentum)
+    return rate

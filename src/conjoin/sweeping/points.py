@@ -1,0 +1,158 @@
+"""The points of the continuum: a profile over the layers, times a strength."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conjoin.coupling.strength import (
+    ByDepth,
+    OverTime,
+    Strength,
+    TargetGap,
+    by_depth,
+    over_time,
+)
+from conjoin.errors import InputError
+
+__all__ = ["STRENGTHS", "Point", "Profile", "described", "points_of", "profiles_for"]
+
+STRENGTHS = (0.0, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, math.inf)
+"""From independent training to one tensor for all."""
+
+FALL = 100.0
+"""How much weaker the last layer is coupled than the first in the profile ``upstream``."""
+
+TIED = 0.8
+"""From which part of the training on weights are one in the profile ``tied finish``."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How a strength is spread over layers and time.
+
+    Args:
+        name: shown.
+        about: a sentence for people.
+        at: (strength, optimizer steps of the training) -> what `Coupling` takes.
+    """
+
+    name: str
+    about: str
+    at: Callable[[float, int], Strength]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training of the continuum.
+
+    Args:
+        profile: how the strength is spread.
+        strength: 0 to infinity.
+    """
+
+    profile: Profile
+    strength: float
+
+    @property
+    def name(self) -> str:
+        """Name of the point within a run.
+
+        >>> Point(Profile("uniform", "", lambda s, steps: s), math.inf).name
+        'uniform inf'
+        """
+        return f"{self.profile.name} {self.strength:g}"
+
+    def at(self, steps: int) -> Strength:
+        """Give what `Coupling` takes, for a training of so many steps; 0 couples nothing at all."""
+        return 0.0 if self.strength == 0 else self.profile.at(self.strength, steps)
+
+
+def profiles_for(heads: Sequence[str]) -> dict[str, Profile]:
+    """Give the profiles by name.
+
+    Args:
+        heads: patterns of the parameters behind the trunk; without them there is no profile
+            ``trunk``.
+    """
+    found = [
+        Profile("uniform", "every layer with the same strength", _uniform),
+        Profile(
+            "upstream",
+            f"falling from the first layer to the last, which has 1/{FALL:g} of it",
+            _upstream,
+        ),
+    ]
+    if heads:
+        found.append(
+            Profile(
+                "trunk",
+                "the trunk only; classifiers stay private",
+                lambda strength, steps: {**dict.fromkeys(heads, 0.0), "*": strength},  # noqa: ARG005
+            )
+        )
+    found.append(
+        Profile(
+            "tied finish",
+            f"every layer with the same strength, one network in the last {1 - TIED:.0%} of steps",
+            _tied_finish,
+        )
+    )
+    return {profile.name: profile for profile in found}
+
+
+def points_of(profiles: Sequence[Profile], strengths: Sequence[float]) -> tuple[Point, ...]:
+    """Give every point once: at 0, profiles do not differ, and some do not at infinity either.
+
+    Raises:
+        InputError: no profile, no strength, or a strength that is none.
+
+    >>> [point.name for point in points_of(list(profiles_for([]).values())[:2], [0, 1, math.inf])]
+    ['uniform 0', 'uniform 1', 'uniform inf', 'upstream 1']
+    """
+    if not profiles or not strengths:
+        raise InputError("a continuum needs at least one profile and one strength")
+    for strength in strengths:
+        if isinstance(strength, bool) or not strength >= 0:
+            raise InputError(f"a strength is a number from 0 to inf, not {strength!r}")
+    found: dict[str, Point] = {}
+    for profile in profiles:
+        for strength in sorted(set(map(float, strengths))):
+            point = Point(profile, strength)
+            found.setdefault(str(described(point.at(1000))), point)
+    return tuple(found.values())
+
+
+def described(strength: Strength) -> Any:
+    """Give a strength as JSON values, for the key of a stage; infinity as a word.
+
+    >>> described({"a": math.inf, "*": 1.0})
+    {'patterns': [['a', 'inf'], ['*', '1.0']]}
+    """
+    if isinstance(strength, Mapping):
+        return {"patterns": [[name, repr(float(value))] for name, value in strength.items()]}
+    if isinstance(strength, ByDepth):
+        ends = [repr(strength.first), repr(strength.last)]
+        return {"depth": ends, "decay": strength.decay, "private": list(strength.private)}
+    if isinstance(strength, OverTime):
+        points = [[step, described(value)] for step, value in strength.points]
+        return {"time": points, "decay": strength.decay}
+    if isinstance(strength, TargetGap):
+        rest = [strength.rate, strength.every, strength.lowest, strength.highest]
+        return {"gap": strength.gap, "initial": described(strength.initial), "rest": rest}
+    return repr(float(strength))
+
+
+def _uniform(strength: float, steps: int) -> Strength:  # noqa: ARG001
+    return strength
+
+
+def _upstream(strength: float, steps: int) -> Strength:  # noqa: ARG001
+    return strength if math.isinf(strength) else by_depth(strength, strength / FALL)
+
+
+def _tied_finish(strength: float, steps: int) -> Strength:
+    if math.isinf(strength):
+        return strength
+    begin = max(1, round(TIED * steps))
+    return over_time({0: strength, begin - 1: strength, begin: math.inf})
