@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from conjoin.records import Record
     from conjoin.repair import needs_reestimation, reestimate_batchnorm
     from conjoin.report import write_report
+    from conjoin.sweeping import continuum
 
 __all__ = [
     "Checkpoint",
@@ -33,6 +34,7 @@ __all__ = [
     "Spec",
     "__version__",
     "compare",
+    "continuum",
     "evaluate",
     "merge",
     "needs_reestimation",
@@ -52,6 +54,7 @@ _HOMES = {
     "Record": "conjoin.records",
     "Spec": "conjoin.checkpoints",
     "compare": "conjoin.comparison",
+    "continuum": "conjoin.sweeping",
     "evaluate": "conjoin.evaluation",
     "merge": "conjoin.merging",
     "needs_reestimation": "conjoin.repair",

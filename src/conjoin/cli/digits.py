@@ -17,6 +17,7 @@ class PresetName(StrEnum):
     """Sizes of the experiment."""
 
     QUICK = "quick"
+    SMALL = "small"
     STANDARD = "standard"
     THESIS = "thesis"
 
@@ -92,6 +93,46 @@ def digits(
     test: Annotated[
         int | None, typer.Option("--test", min=1, help="Test images of each task.")
     ] = None,
+    continuum: Annotated[
+        bool,
+        typer.Option(
+            "--continuum",
+            help="Also train both networks side by side, coupled at every strength from "
+            "independent to one network.",
+        ),
+    ] = False,
+    strength: Annotated[
+        str | None,
+        typer.Option(
+            "--strength",
+            metavar="NUMBER|inf|auto",
+            help="Also train them coupled at this strength; 'auto' finds a good one on validation "
+            "data with five trainings.",
+        ),
+    ] = None,
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--profile",
+            help="How the strength is spread over layers: uniform, upstream, trunk, or 'tied "
+            "finish'. May be repeated. Default: the preset's.",
+        ),
+    ] = None,
+    strengths: Annotated[
+        str | None,
+        typer.Option(
+            "--strengths",
+            metavar="LIST",
+            help="Strengths of the continuum, such as 0,0.1,1,inf. Default: the preset's.",
+        ),
+    ] = None,
+    table: Annotated[
+        bool,
+        typer.Option(
+            "--table/--no-table",
+            help="Combine separately trained networks; without, only the continuum.",
+        ),
+    ] = True,
     download: Annotated[
         bool,
         typer.Option("--download", help="Fetch missing files into --mnist and --svhn first."),
@@ -113,6 +154,8 @@ def digits(
     [dim]conjoin digits[/dim]
 
     [dim]conjoin digits --preset standard --mnist data/mnist --seeds 3 -o runs/mine[/dim]
+
+    [dim]conjoin digits --preset small --mnist data/mnist --continuum --no-table[/dim]
     """
     if width is not None and not 0 < width < float("inf"):
         raise InputError(f"--width takes a number above 0, such as 0.25, not {width}")
@@ -142,6 +185,11 @@ def digits(
         epochs=epochs,
         train=train,
         test=test,
+        table=table,
+        continuum=continuum,
+        strength=strength,
+        profiles=tuple(profile or ()),
+        strengths=_strengths(strengths),
         download=download,
         command=ctx.obj,
     )
@@ -153,3 +201,14 @@ def digits(
         raise typer.Exit(130) from None
     if as_json:
         sys.stdout.write((run.folder / "results.json").read_text(encoding="utf-8"))
+
+
+def _strengths(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--strengths takes numbers with commas between, such as 0,0.1,1,inf, not {text!r}"
+        ) from None

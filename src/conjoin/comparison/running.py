@@ -14,6 +14,11 @@ import torch
 
 from conjoin import __version__
 from conjoin.atomic import write_bytes
+from conjoin.comparison.continuum import (
+    continuum_differences,
+    continuum_info,
+    measure_continuum,
+)
 from conjoin.comparison.differences import differences
 from conjoin.comparison.measuring import (
     Laboratory,
@@ -76,6 +81,7 @@ class _Found:
     skipped: list[dict[str, str]] = field(default_factory=list)
     own: dict[str, str] = field(default_factory=dict)
     tuned: list[Tuned] = field(default_factory=list)
+    points: dict[str, list[Measured]] = field(default_factory=dict)
 
     def skip(self, group: str, name: str, reason: str) -> None:
         entry = {"group": group, "name": name, "reason": reason}
@@ -111,7 +117,10 @@ def measure_subjects(labs: Iterable[Laboratory], out: Path, about: About) -> Run
         specialists = {task: key for task, key in found.own.items() if key in found.rows}
     intervals = differences(found.stored, subject.tasks, _against(found, subject, specialists))
     intervals += transfer_differences(found.tuned, subject.tasks)
+    intervals += continuum_differences(subject, {**found.stored, **found.points})
     info = _info(about, first, seeds, found, specialists)
+    if subject.continuum is not None:
+        info["continuum"] = continuum_info(subject, subject.continuum, found.records)
     write_json(out / RESULTS, found.records, run=info, intervals=intervals)
     write_csv(out / "results.csv", found.records)
     _write_costs(out, found, about, time.perf_counter() - began)
@@ -172,6 +181,10 @@ def _measure(lab: Laboratory, found: _Found, *, first: bool) -> dict[str, Measur
                 found.records += records
             except (DataError, InputError, MismatchError, NonFiniteError) as error:
                 found.skip(group.key, kind.title, str(error))
+    coupled = measure_continuum(lab, found.skip)
+    found.records += coupled.records
+    for key, one in coupled.stored.items():
+        found.points.setdefault(key, []).append(one)
     try:
         records, tuned = measure_transfer(lab)
         found.records += records

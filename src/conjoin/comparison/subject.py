@@ -9,9 +9,9 @@ Each network and each part of the data carries a `Stage` that says what it depen
 measurement is made again when, and only when, something that it depends on has changed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
@@ -22,7 +22,17 @@ from conjoin.stages import Stage
 if TYPE_CHECKING:
     from conjoin.comparison.rows import Row
 
-__all__ = ["Group", "Network", "Part", "Settings", "Subject", "TaskData", "View"]
+__all__ = [
+    "Continuum",
+    "CoupledPoint",
+    "Group",
+    "Network",
+    "Part",
+    "Settings",
+    "Subject",
+    "TaskData",
+    "View",
+]
 
 Part = Literal["train", "validation", "test"]
 
@@ -93,6 +103,53 @@ class Group:
 
 
 @dataclass(frozen=True)
+class CoupledPoint:
+    """Networks that were trained together, at one strength.
+
+    Args:
+        profile: how the strength is spread over the layers.
+        strength: as text, ``inf`` for infinity.
+        networks: by name.
+        own: task -> name of its network.
+        gaps: gives (step, layer -> gap) over the training.
+        heads: patterns of the tensors behind the trunk; none if there is no trunk.
+        transfer: whether it is fine-tuned on few labels of unseen domains.
+    """
+
+    profile: str
+    strength: str
+    networks: Mapping[str, Network]
+    own: Mapping[str, str]
+    gaps: Callable[[], Sequence[tuple[int, Mapping[str, float]]]]
+    heads: tuple[str, ...] = ()
+    transfer: bool = True
+
+    @property
+    def name(self) -> str:
+        """Name within the run."""
+        return f"{self.profile} {self.strength}"
+
+
+@dataclass(frozen=True)
+class Continuum:
+    """Coupled networks at several strengths, and what they are compared with.
+
+    Args:
+        points: what is measured.
+        profiles: of each: ``name``, ``about``, and ``same_at_infinity``, the profile that it
+            equals there, or None.
+        references: ``independent``, ``two-headed`` and ``all data`` -> key of a row, or None.
+        chosen: point that was chosen by a search, with what was tried; None chooses the best of
+            all points on validation data.
+    """
+
+    points: tuple[CoupledPoint, ...]
+    profiles: tuple[Mapping[str, Any], ...]
+    references: Mapping[str, str | None]
+    chosen: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
     """All that is compared for one seed.
 
@@ -101,12 +158,14 @@ class Subject:
         tasks: by name, in the order of the table.
         groups: in the order of the table.
         scratch: a network that was never trained, for comparison in transfer; if there is one.
+        continuum: networks that were coupled while they trained, if there are any.
     """
 
     seed: int
     tasks: Mapping[str, TaskData]
     groups: tuple[Group, ...]
     scratch: Network | None = None
+    continuum: Continuum | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ __all__ = [
     "Tuned",
     "measure_transfer",
     "transfer_differences",
+    "tune_from",
     "why_not_transfer",
 ]
 
@@ -79,6 +80,22 @@ def measure_transfer(lab: Laboratory) -> tuple[list[Record], list[Tuned]]:
                 tuned.append(Tuned(task.name, labels, start.merged, measured))
             update(number + 1, len(starts))
     return records, tuned
+
+
+def tune_from(
+    lab: Laboratory, task: TaskData, name: str, stage: Stage, load: Callable[[], nn.Module]
+) -> list[Record]:
+    """Fine-tune one network on few labels of an unseen domain.
+
+    Args:
+        lab: measures it.
+        task: the unseen domain.
+        name: of the start.
+        stage: what its weights depend on.
+        load: gives it.
+    """
+    folder = _from(lab, task, _Start(name, stage, load, merged=True))
+    return read_records(folder / "records.json")
 
 
 def transfer_differences(tuned: Sequence[Tuned], tasks: Mapping[str, TaskData]) -> list[Interval]:

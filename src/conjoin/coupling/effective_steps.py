@@ -12,7 +12,7 @@ times too weak.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -113,7 +113,15 @@ class StepCounter:
         if "exp_avg_sq" not in state:
             return EffectiveStep(0.0)
         second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-        return EffectiveStep(rate, second, 1 - group["betas"][1] ** state["step"], group["eps"])
+        return EffectiveStep(rate, second, _correction(group, state["step"]), group["eps"])
+
+
+def _correction(group: Mapping[str, Any], step: float | Tensor) -> float | Tensor:
+    # Adam's count is a float32 tensor, in which 1 - .999 ** t is wrong by 1e-5, and where networks
+    # meet with it. One on a GPU is not waited for.
+    on_gpu = isinstance(step, Tensor) and step.is_cuda
+    exact = cast(Tensor, step).double() if on_gpu else float(step)
+    return cast(float | Tensor, 1 - group["betas"][1] ** exact)
 
 
 def _rate(optimizer: Optimizer, group: Mapping[str, Any]) -> float:

@@ -11,6 +11,8 @@ __all__ = [
     "describe_interval",
     "difference",
     "listing",
+    "markdown_escaped",
+    "markdown_row",
     "number",
     "one_line",
     "percent",
@@ -119,6 +121,24 @@ def listing(parts: Sequence[str]) -> str:
     ('a', 'a and b', 'a, b and c')
     """
     return " and ".join([*([", ".join(parts[:-1])] if parts[:-1] else []), *parts[-1:]])
+
+
+def markdown_escaped(text: str) -> str:
+    r"""Give text that Markdown shows as it stands.
+
+    >>> print(markdown_escaped("a|b*"))
+    a\|b\*
+    """
+    return "".join("\\" + c if c in "\\|*_<>[]`#~&$" else c for c in one_line(text))
+
+
+def markdown_row(name: str, cells: Sequence[str]) -> str:
+    """Give a row of a table in Markdown; the texts are taken as they are.
+
+    >>> markdown_row("mean", ["97.5", ""])
+    '| mean | 97.5 |  |'
+    """
+    return f"| {' | '.join([name, *cells])} |"
 
 
 def quoted(name: str) -> str:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from conjoin.errors import DataError
 from conjoin.records import Interval, Record, read_results
@@ -15,14 +15,18 @@ from conjoin.records import Interval, Record, read_results
 __all__ = [
     "COSTS",
     "RESULTS",
+    "ChosenInfo",
+    "ContinuumInfo",
     "Cost",
     "GroupInfo",
     "Kind",
+    "ProfileInfo",
     "RowInfo",
     "Run",
     "RunInfo",
     "Skipped",
     "TaskInfo",
+    "TriedInfo",
     "read_run",
 ]
 
@@ -30,6 +34,16 @@ RESULTS = "results.json"
 COSTS = "costs.json"
 
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _strength(text: str) -> str:
+    if not float(text) >= 0:  # NaN is none either
+        raise ValueError(f"a strength is a number from 0 to inf, not {text!r}")
+    return text
+
+
+Strength = Annotated[str, AfterValidator(_strength)]
+"""A strength of coupling as it is written, ``"0.1"`` or ``"inf"``: it is part of names."""
 
 Kind = Literal["parent", "reference", "ensemble", "merge", "control"]
 """What a row is; see ``docs/run-folder.md``."""
@@ -47,6 +61,15 @@ class TaskInfo(_Strict):
     trained_on: bool = True
     classes: list[str] | None = None
     counts: dict[str, int] = {}
+
+    @property
+    def heading(self) -> str:
+        """Its name as the heading of a column.
+
+        >>> TaskInfo(name="MNIST").heading, TaskInfo(name="USPS", trained_on=False).heading
+        ('MNIST', 'USPS (unseen)')
+        """
+        return self.name if self.trained_on else f"{self.name} (unseen)"
 
 
 class GroupInfo(_Strict):
@@ -78,10 +101,47 @@ class Skipped(_Strict):
     reason: str
 
 
+class ProfileInfo(_Strict):
+    """How the strength of a continuum is spread over layers and time.
+
+    `same_at_infinity` names the profile that this one equals where the strength is infinite.
+    """
+
+    name: Name
+    about: str = ""
+    same_at_infinity: str | None = None
+
+
+class TriedInfo(_Strict):
+    """A training of an automatic search, and the validation score that it got, in percent."""
+
+    profile: Name
+    strength: Strength
+    score: float
+
+
+class ChosenInfo(_Strict):
+    """The point that was chosen on validation data; `trainings` is None if it is of a sweep."""
+
+    profile: Name
+    strength: Strength
+    trainings: int | None = None
+    tried: list[TriedInfo] = []
+
+
+class ContinuumInfo(_Strict):
+    """Coupled training from independent networks to one: which points there are."""
+
+    profiles: list[ProfileInfo]
+    strengths: list[Strength]
+    chosen: ChosenInfo | None = None
+    references: dict[str, str | None] = {}
+
+
 class RunInfo(_Strict):
     """How a run was made."""
 
-    experiment: Literal["compare", "digits"]
+    experiment: Literal["compare", "continuum", "digits"]
     title: str
     command: str | None = None
     seeds: list[int]
@@ -93,6 +153,7 @@ class RunInfo(_Strict):
     settings: dict[str, Any] = {}
     versions: dict[str, str] = {}
     hashes: dict[str, str] = {}
+    continuum: ContinuumInfo | None = None
 
 
 class Cost(_Strict):

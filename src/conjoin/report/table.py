@@ -1,8 +1,7 @@
 """The table of a run: every row on every task, beside the network that was trained for it."""
 
 import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from conjoin.report.formats import number, one_line, signed
+from conjoin.report.continuum_table import continuum_markdown, print_continuum
+from conjoin.report.formats import markdown_escaped, markdown_row, number, one_line, signed
+from conjoin.report.means import mean_of, spread_of
 from conjoin.report.run_folder import Run, TaskInfo
 
 __all__ = [
@@ -79,19 +80,6 @@ class Line:
     networks: int = 1
 
 
-def mean_of(values: Iterable[float]) -> float:
-    """Give the mean of any numbers, infinite and NaN too; NaN of none.
-
-    >>> mean_of([1.0, 2.0]), mean_of([float("inf"), 1.0]), mean_of([])
-    (1.5, inf, nan)
-    """
-    found = list(values)
-    total = sum(found)
-    if not found or not math.isfinite(total):
-        return total / len(found) if found else math.nan
-    return statistics.fmean(found)
-
-
 def cells_of(run: Run) -> dict[tuple[str, str], Cell]:
     """Summarize what was measured on the test parts, by (key of a row, task).
 
@@ -137,7 +125,7 @@ def heading_of(task: TaskInfo) -> str:
     >>> heading_of(TaskInfo(name="MNIST")), heading_of(TaskInfo(name="USPS", trained_on=False))
     ('MNIST', 'USPS (unseen)')
     """
-    return task.name if task.trained_on else f"{task.name} (unseen)"
+    return task.heading
 
 
 def shown_cell(cell: Cell | None, metric: str) -> str:
@@ -214,7 +202,7 @@ def skipped_of(run: Run) -> tuple[str, ...]:
 
 
 def print_table(run: Run, console: Console) -> None:
-    """Print the table, what its marks mean, and what was skipped."""
+    """Print the table, what its marks mean, what was skipped, and the continuum if there is one."""
     tasks, lines = tuple(run.tasks.values()), lines_of(run)
     means = any(line.mean is not None for line in lines)
     table = Table(title=Text(_title(tasks)), title_justify="left")
@@ -239,27 +227,28 @@ def print_table(run: Run, console: Console) -> None:
     notes += [f"  {one_line(text)}" for text in skipped_of(run)]
     for note in notes:
         console.print(Text(note, style="dim"), highlight=False)
+    print_continuum(run, console)
 
 
 def markdown_table(run: Run) -> str:
-    """Give the same table in Markdown, for a README or a thesis."""
+    """Give the same tables in Markdown, for a README or a thesis."""
     tasks, lines = tuple(run.tasks.values()), lines_of(run)
     means = any(line.mean is not None for line in lines)
-    names = [*(_escaped(heading_of(task)) for task in tasks), *(["mean"] if means else [])]
-    text = [_table_row("network", names), f"|---|{'---:|' * len(names)}"]
+    names = [*(markdown_escaped(heading_of(task)) for task in tasks), *(["mean"] if means else [])]
+    text = [markdown_row("network", names), f"|---|{'---:|' * len(names)}"]
     for line in lines:
         if line.kind == "section":
-            text.append(_table_row(f"**{_escaped(line.name)}**", [""] * len(names)))
+            text.append(markdown_row(f"**{markdown_escaped(line.name)}**", [""] * len(names)))
             continue
         shown = [
             shown_cell(cell, task.metric) for cell, task in zip(line.cells, tasks, strict=True)
         ]
         shown += [_shown_mean(line)] if means else []
-        text.append(_table_row(_marked(_escaped(line.name), line, "\\*"), shown))
-    text += ["", *(_escaped(note) for note in legend_of(run))]
+        text.append(markdown_row(_marked(markdown_escaped(line.name), line, "\\*"), shown))
+    text += ["", *(markdown_escaped(note) for note in legend_of(run))]
     if run.info.skipped:
-        text += ["", "Left out:", "", *(f"- {_escaped(line)}" for line in skipped_of(run))]
-    return "\n".join([f"{_title(tasks)}:", "", *text, ""])
+        text += ["", "Left out:", "", *(f"- {markdown_escaped(line)}" for line in skipped_of(run))]
+    return "\n".join([f"{_title(tasks)}:", "", *text, ""]) + continuum_markdown(run)
 
 
 _STYLES: dict[Severity, str] = {"": "", "worse": "yellow", "much worse": "red"}
@@ -277,23 +266,12 @@ def _cell(run: Run, row: str, task: str, values: dict[tuple[str, str], dict[int,
     )
     return Cell(
         mean=mean_of(by_seed.values()),
-        spread=_spread(list(by_seed.values())),
+        spread=spread_of(by_seed.values()),
         difference=mean_of(pairs) if pairs else None,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
         uses_task_label=run.rows[row].uses_task_label,
     )
-
-
-def _spread(values: Sequence[float]) -> float | None:
-    if len(values) < 2:
-        return None
-    if not all(map(math.isfinite, values)):
-        return math.nan
-    try:
-        return statistics.stdev(values)
-    except OverflowError:
-        return math.inf
 
 
 def _row_mean(run: Run, cells: Sequence[Cell | None]) -> float | None:
@@ -333,11 +311,3 @@ def _shown_mean(line: Line) -> str:
 
 def _marked(name: str, line: Line, mark: str) -> str:
     return f"{name} {mark}" if line.told else name
-
-
-def _table_row(name: str, cells: Sequence[str]) -> str:
-    return f"| {' | '.join([name, *cells])} |"
-
-
-def _escaped(text: str) -> str:
-    return "".join("\\" + c if c in "\\|*_<>[]`#~&$" else c for c in one_line(text))

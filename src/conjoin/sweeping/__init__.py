@@ -1,5 +1,24 @@
 """The continuum: networks coupled at every strength from 0 to infinity, trained and measured."""
 
-from conjoin.sweeping.points import STRENGTHS, Point, Profile, points_of, profiles_for
+from conjoin.sweeping.points import (
+    STRENGTHS,
+    Point,
+    Profile,
+    points_of,
+    profile_info,
+    profiles_for,
+)
+from conjoin.sweeping.search import Found, find_strength
+from conjoin.sweeping.sweep import continuum
 
-__all__ = ["STRENGTHS", "Point", "Profile", "points_of", "profiles_for"]
+__all__ = [
+    "STRENGTHS",
+    "Found",
+    "Point",
+    "Profile",
+    "continuum",
+    "find_strength",
+    "points_of",
+    "profile_info",
+    "profiles_for",
+]

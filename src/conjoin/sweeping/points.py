@@ -15,7 +15,15 @@ from conjoin.coupling.strength import (
 )
 from conjoin.errors import InputError
 
-__all__ = ["STRENGTHS", "Point", "Profile", "described", "points_of", "profiles_for"]
+__all__ = [
+    "STRENGTHS",
+    "Point",
+    "Profile",
+    "described",
+    "points_of",
+    "profile_info",
+    "profiles_for",
+]
 
 STRENGTHS = (0.0, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, math.inf)
 """From independent training to one tensor for all."""
@@ -121,6 +129,22 @@ def points_of(profiles: Sequence[Profile], strengths: Sequence[float]) -> tuple[
             point = Point(profile, strength)
             found.setdefault(str(described(point.at(1000))), point)
     return tuple(found.values())
+
+
+def profile_info(profiles: Sequence[Profile]) -> tuple[dict[str, Any], ...]:
+    """Give what a run says of its profiles: which of them are one at infinity, too.
+
+    >>> [p["same_at_infinity"] for p in profile_info(list(profiles_for([]).values()))]
+    [None, 'uniform', 'uniform']
+    """
+    ends: dict[str, str] = {}
+    found = []
+    for profile in profiles:
+        end = str(described(profile.at(math.inf, 1000)))
+        same = ends.setdefault(end, profile.name)
+        info = {"name": profile.name, "about": profile.about}
+        found.append({**info, "same_at_infinity": None if same == profile.name else same})
+    return tuple(found)
 
 
 def described(strength: Strength) -> Any:

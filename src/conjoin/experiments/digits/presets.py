@@ -1,13 +1,19 @@
 """The sizes of the experiment."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from conjoin.comparison import Settings
 from conjoin.errors import InputError
 from conjoin.experiments.digits.training import Schedule
+from conjoin.sweeping import STRENGTHS
 
 __all__ = ["PRESETS", "Preset", "find_preset"]
+
+
+FINE = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, math.inf)
+"""Strengths around the onset."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Preset:
         settings: how much is measured.
         width: factor on the thread's channel numbers.
         schedule: how each network is trained.
+        strengths: of the continuum, if it is asked for.
+        profiles: of the continuum, by name.
     """
 
     about: str
@@ -36,6 +44,8 @@ class Preset:
     settings: Settings
     width: float
     schedule: Schedule
+    strengths: tuple[float, ...] = FINE
+    profiles: tuple[str, ...] = ("uniform",)
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -49,6 +59,7 @@ PRESETS: Mapping[str, Preset] = {
         settings=Settings(statistics=1_000, curve_examples=500, points=7, resolution=9, layers=13),
         width=1 / 8,
         schedule=Schedule(epochs=5, batch_size=64, learning_rate=0.02),
+        strengths=(0.0, 0.1, 1.0, math.inf),
     ),
     "small": Preset(
         about="real MNIST and rendered street numbers, 12,000 images a task, width 1/8: "
@@ -61,6 +72,8 @@ PRESETS: Mapping[str, Preset] = {
         settings=Settings(curve_examples=1_000, resolution=11, layers=13),
         width=1 / 8,
         schedule=Schedule(epochs=3, batch_size=64, learning_rate=0.02),
+        strengths=STRENGTHS,
+        profiles=("uniform", "upstream", "trunk"),
     ),
     "standard": Preset(
         about="real MNIST and rendered street numbers, 24,000 images a task, width 1/4: "

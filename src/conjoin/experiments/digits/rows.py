@@ -17,6 +17,7 @@ from conjoin.comparison.measuring import Laboratory
 from conjoin.comparison.rows import ROWS, Family, Row, best_of, parent_row
 from conjoin.comparison.subject import Group, Network, Part, Subject, TaskData, View
 from conjoin.evaluation import Predictor
+from conjoin.experiments.digits.coupled import Chosen, Sweep, continuum_of
 from conjoin.experiments.digits.network import PARTS, DigitNet
 from conjoin.experiments.digits.shuffling import shuffled
 from conjoin.experiments.digits.training import TwoHeaded, to_input
@@ -28,6 +29,7 @@ from conjoin.stages import Stage
 __all__ = ["specialist_accuracy", "subject_of"]
 
 ALL_DATA, TWO_HEADED = "one network on all data", "two-headed network (shared trunk)"
+ALL_DATA_KEY = f"references: {ALL_DATA}"
 SHUFFLED_COPY = "the shuffled copy"
 
 SHUFFLING_VERSION = 1
@@ -40,13 +42,28 @@ TWIN_VIEWS: tuple[View, ...] = ("interpolation", "activations", "distances")
 """The curves of two networks for one task."""
 
 
-def subject_of(trainer: Trainer) -> Subject:
-    """Give all that is compared for a seed; networks are trained when they are asked for."""
+def subject_of(
+    trainer: Trainer,
+    *,
+    table: bool = True,
+    sweep: Sweep | None = None,
+    chosen: Chosen | None = None,
+) -> Subject:
+    """Give all that is compared for a seed; networks are trained when they are asked for.
+
+    Args:
+        trainer: trains them.
+        table: whether separately trained networks are combined; else there are only the references
+            of the continuum.
+        sweep: what is trained of the continuum.
+        chosen: the strength that a search has found.
+    """
     tasks = {task.name: _task_data(trainer, number) for number, task in enumerate(trainer.tasks)}
     return Subject(
         trainer.seed,
         tasks,
-        tuple(_groups(trainer)),
+        tuple(_groups(trainer)) if table else (_all_data_alone(trainer),),
+        continuum=None if sweep is None else continuum_of(trainer, sweep, chosen, ALL_DATA_KEY),
         scratch=Network("scratch", _scratch_stage(trainer), partial(_untrained, trainer)),
     )
 
@@ -124,6 +141,16 @@ def _groups(trainer: Trainer) -> Iterator[Group]:
             views=(),
             own={first: first, second: other.name},
         )
+
+
+def _all_data_alone(trainer: Trainer) -> Group:
+    both = tuple(task.name for task in trainer.tasks[:2])
+    network = _network(trainer, "all data")
+    rows = (parent_row(ALL_DATA, kind="reference", shown=ALL_DATA),)
+    return Group(
+        "references", "networks to compare with", {ALL_DATA: network}, both, rows, views=(),
+        own=dict.fromkeys(both, ALL_DATA),
+    )  # fmt: skip
 
 
 def _joint_rows(tasks: tuple[str, str]) -> tuple[Row, ...]:

@@ -14,6 +14,7 @@ from conjoin.comparison import Settings
 from conjoin.comparison.measuring import Laboratory
 from conjoin.comparison.running import About, file_name, measure_subjects, place
 from conjoin.errors import InputError, TrainingError
+from conjoin.experiments.digits.coupled import Chosen, Sweep, search, sweep_of
 from conjoin.experiments.digits.network import check_width
 from conjoin.experiments.digits.presets import Preset, find_preset
 from conjoin.experiments.digits.rows import specialist_accuracy, subject_of
@@ -25,6 +26,7 @@ from conjoin.report import save_figures, write_report
 from conjoin.report.run_folder import Run
 from conjoin.report.table import print_table
 from conjoin.stages import StageCache
+from conjoin.sweeping import Point, Profile
 
 __all__ = ["Options", "run_digits"]
 
@@ -49,6 +51,11 @@ class Options:
         precision: of training: ``auto`` (bfloat16 where it is native), ``float32``, ``bfloat16``.
         width, epochs, train, test: in the place of the preset's.
         settings: how much is measured, in the place of the preset's.
+        table: combine separately trained networks.
+        continuum: train networks that are coupled, at every strength of the preset.
+        strength: a strength to train besides, ``inf``, or ``auto`` to search one.
+        profiles: of the coupling, in the place of the preset's.
+        strengths: of the continuum, in the place of the preset's.
         download: fetch MNIST or SVHN into its folder first, where files are missing.
         command: what repeats this, shown on the page.
     """
@@ -69,6 +76,11 @@ class Options:
     train: int | None = None
     test: int | None = None
     settings: Settings | None = None
+    table: bool = True
+    continuum: bool = False
+    strength: str | None = None
+    profiles: tuple[str, ...] = ()
+    strengths: tuple[float, ...] = ()
     download: bool = False
     command: str | None = None
 
@@ -85,13 +97,36 @@ def run_digits(options: Options, console: Console) -> Run:
         StageError: another run is using the folder.
     """
     preset, device = _with_options(find_preset(options.preset), options), _device(options.device)
+    sweep = sweep_of(
+        continuum=options.continuum or bool(options.strengths),
+        strength=options.strength,
+        profiles=options.profiles or preset.profiles,
+        strengths=options.strengths or preset.strengths,
+    )
+    if sweep is None and not options.table:
+        raise InputError("without the table and without the continuum there is nothing to do")
     tasks = _tasks(preset, options, console)
     schedule = dataclasses.replace(preset.schedule, precision=_precision(options.precision, device))
     console.print(f"[bold]conjoin digits[/bold], preset {options.preset}: {preset.about}")
     cache = StageCache(options.out / "cache", notice=console.print)
     about = _about(options, preset, tasks, schedule, device)
     with cache.locked(), Bars(console, "") as bars:
-        labs = _laboratories(options, preset, tasks, schedule, device, cache, bars)
+
+        def trainer(seed: int) -> Trainer:
+            return Trainer(
+                tasks=tasks,
+                width=preset.width,
+                schedule=schedule,
+                device=device,
+                seed=seed,
+                cache=cache,
+                progress=partial(_start, bars, seed),
+            )
+
+        chosen = None
+        if sweep is not None and sweep.search is not None:
+            chosen = _searched(trainer(options.first_seed), preset, sweep.search, console)
+        labs = _laboratories(options, preset, trainer, sweep, chosen)
         run = measure_subjects(labs, options.out, about)
     print_table(run, console)
     page = write_report([options.out])
@@ -104,30 +139,33 @@ def run_digits(options: Options, console: Console) -> Run:
     return run
 
 
+def _searched(trainer: Trainer, preset: Preset, profile: Profile, console: Console) -> Chosen:
+    """Find a strength on the validation data of the first seed."""
+    lab = Laboratory(
+        subject_of(trainer, table=False), preset.settings, trainer.cache, trainer.progress
+    )
+    return search(lab, trainer, profile, console.print)
+
+
 def _laboratories(
     options: Options,
     preset: Preset,
-    tasks: tuple[Task, ...],
-    schedule: Schedule,
-    device: torch.device,
-    cache: StageCache,
-    bars: Bars,
+    trainer_of: Callable[[int], Trainer],
+    sweep: Sweep | None,
+    chosen: Chosen | None,
 ) -> Iterator[Laboratory]:
     """Give a laboratory for each seed, its networks trained and its specialists checked."""
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        progress = partial(_start, bars, seed)
-        trainer = Trainer(
-            tasks=tasks,
-            width=preset.width,
-            schedule=schedule,
-            device=device,
-            seed=seed,
-            cache=cache,
-            progress=progress,
-        )
-        lab = Laboratory(subject_of(trainer), preset.settings, cache, progress)
-        _train(trainer, lab)
-        _export(trainer, options.out / "checkpoints" / f"seed-{seed}")
+        trainer = trainer_of(seed)
+        subject = subject_of(trainer, table=options.table, sweep=sweep, chosen=chosen)
+        lab = Laboratory(subject, preset.settings, trainer.cache, trainer.progress)
+        folder = options.out / "checkpoints" / f"seed-{seed}"
+        if options.table:
+            _train(trainer, lab)
+            _export(trainer, folder)
+        if sweep is not None:
+            for point in sweep.points(chosen):
+                _export_coupled(trainer, point, folder)
         yield lab
 
 
@@ -154,6 +192,15 @@ def _export(trainer: Trainer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in TRAININGS:
         place(trainer.network_file(name), folder / f"{file_name(name)}.safetensors")
+
+
+def _export_coupled(trainer: Trainer, point: Point, folder: Path) -> None:
+    """Train the pair of a point, and put it into `folder` as safetensors files."""
+    trained = trainer.coupled_folder(point)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, task in enumerate(trainer.tasks[:2]):
+        name = file_name(f"coupled {point.name} {task.name}")
+        place(trained / f"task_{number}.safetensors", folder / f"{name}.safetensors")
 
 
 def _with_options(preset: Preset, options: Options) -> Preset:
@@ -248,17 +295,21 @@ def _about(
 ) -> About:
     """Say how the run was made; nothing in it changes when a killed run goes on."""
     first, second = (task.name for task in tasks[:2])
+    specialists = {name: f"references: {name} alone" for name in (first, second)}
+    if not options.table:
+        specialists = {}
     return About(
         "digits",
         f"{first} and {second}: one network out of two?",
         options.command,
-        {task.name: f"references: {task.name} alone" for task in tasks[:2]},
+        specialists,
         {
             "preset": options.preset,
             "width": preset.width,
             "sources": [task.source.identity() for task in tasks],
             "counts": [dict(task.counts) for task in tasks],
             "schedule": dataclasses.asdict(schedule),
+            "table": options.table,
         },
         device=device.type,
     )

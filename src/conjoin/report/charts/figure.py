@@ -7,8 +7,8 @@ import altair as alt
 
 __all__ = ["Chart", "Figure", "Switch", "Variant"]
 
-Chart = alt.Chart | alt.LayerChart | alt.FacetChart
-"""What altair's `layer` is said to give."""
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart
+"""What altair's `layer` is said to give, and several charts beside each other."""
 
 
 @dataclass(frozen=True, slots=True)

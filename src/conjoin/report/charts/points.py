@@ -8,7 +8,7 @@ from typing import TypeVar
 from conjoin.records import Record
 from conjoin.report.formats import amount, one_line
 
-__all__ = ["Mean", "axis_title", "in_order", "means", "shown", "unique"]
+__all__ = ["Mean", "axis_title", "in_order", "mean_over", "means", "shown", "unique"]
 
 K = TypeVar("K", bound=Hashable)
 
@@ -70,11 +70,20 @@ def means(records: Iterable[Record], key: Callable[[Record], K]) -> dict[K, Mean
     found: dict[K, list[float]] = {}
     for record in records:
         found.setdefault(key(record), []).append(record.value)
-    return {
-        k: Mean(math.fsum(v) / len(v), min(v), max(v), len(v))
-        for k, v in found.items()
-        if all(map(math.isfinite, v))
-    }
+    drawn = {k: mean_over(v) for k, v in found.items()}
+    return {k: mean for k, mean in drawn.items() if mean is not None}
+
+
+def mean_over(values: Iterable[float]) -> Mean | None:
+    """Average the values of the seeds; None if there are none, or one of them is not finite.
+
+    >>> mean_over([97.0, 97.5]), mean_over([1.0, float("nan")])
+    (Mean(value=97.25, low=97.0, high=97.5, seeds=2), None)
+    """
+    v = list(values)
+    if not v or not all(map(math.isfinite, v)):
+        return None
+    return Mean(math.fsum(v) / len(v), min(v), max(v), len(v))
 
 
 def in_order(values: Iterable[K]) -> list[K]:
