@@ -12,8 +12,8 @@ from conjoin.errors import DataError
 
 NAMES = [
     *("preset", "seeds", "first_seed", "mnist", "svhn", "first", "second", "unseen", "out"),
-    *("device", "precision", "width", "epochs", "train", "test", "settings", "download"),
-    "command",
+    *("device", "precision", "width", "epochs", "train", "test", "settings"),
+    *("table", "continuum", "strength", "profiles", "strengths", "download", "command"),
 ]
 
 
@@ -56,6 +56,7 @@ def test_defaults(run, calls):
             "test",
             "settings",
             "command",
+            "strength",
         ],
         None,
     )
@@ -67,6 +68,10 @@ def test_defaults(run, calls):
         "device": "auto",
         "precision": "auto",
         "download": False,
+        "table": True,
+        "continuum": False,
+        "profiles": (),
+        "strengths": (),
     }
     assert type(options.preset) is str
     assert result.stdout == "the table\n"
@@ -89,9 +94,13 @@ def test_options_arrive(run, calls, monkeypatch):
             "cpu",
         ),
         *("--precision", "float32", "--width", 0.5, "--epochs", 2, "--train", 30, "--test", 40),
-        "--download",
+        *("--download", "--no-table", "--continuum", "--strength", "auto"),
+        *("--profile", "uniform", "--profile", "tied finish", "--strengths", "0, .1,inf"),
     )
     (o,) = calls
+    assert (o.table, o.continuum, o.strength) == (False, True, "auto")
+    assert o.profiles == ("uniform", "tied finish")
+    assert o.strengths == (0.0, 0.1, float("inf"))
     assert (o.preset, o.seeds, o.first_seed, o.mnist, o.svhn) == (
         "thesis",
         3,
@@ -128,6 +137,7 @@ def test_json_is_alone_on_stdout(run, calls):
         ["--width", "0"],
         ["--width", "nan"],
         ["--epochs", "0"],
+        ["--strengths", "0;1"],
     ],
 )
 def test_options_that_cannot_be_used(run, calls, options):

@@ -24,7 +24,7 @@ def code_digest(made: Callable[..., Any]) -> str:
     """Hash the file that a class or function is from, and the files beside it that it imports.
 
     Beside it are the files in its folder and below; for a module of a package, all of the package.
-    Installed libraries are known by their versions. What has no file, as in a notebook, is known by
+    What is installed is known by its name and the version of its library. What has no file, as in a notebook, is known by
     its own source.
     """
     if isinstance(made, partial):
@@ -36,7 +36,8 @@ def code_digest(made: Callable[..., Any]) -> str:
         return _hash(_own_source(made))
     top = sys.modules.get(named.partition(".")[0], module)
     if _is_installed(file):
-        return f"{top.__name__} {getattr(top, '__version__', '')}".strip()
+        # Two functions of one library differ by their names alone.
+        return f"{top.__name__} {getattr(top, '__version__', '')} {_qualified(made)}"
     folder = (_file_of(top) or file).parent
     files: dict[Path, None] = {}
     _follow(module, folder, files)

@@ -26,12 +26,19 @@ from conjoin.coupling.members import (
     relative_gap,
 )
 from conjoin.coupling.pulls import JOINT, PENALTY, Rule
-from conjoin.coupling.sharing import check_alike, check_still_equal, share_gradients, tie
+from conjoin.coupling.sharing import (
+    check_alike,
+    check_still_equal,
+    share_gradients,
+    share_overflow,
+    tie,
+)
 from conjoin.coupling.stability import warn_if_unstable
 from conjoin.coupling.strength import (
     Strength,
     TargetGap,
     check_strength,
+    coupled_names,
     is_constant,
     strengths_at,
 )
@@ -136,7 +143,7 @@ class Coupling:
         self._shared_at = -1
         self._warned = False
         self._cached: tuple[int, dict[str, float]] | None = None
-        coupled = [name for name, value in self.strengths().items() if value > 0]
+        coupled = coupled_names(strength, self._layers, self._tensor_names)
         check_coupled(self._members, coupled)
         if start == "shared":
             check_start(self._members, coupled)
@@ -170,18 +177,24 @@ class Coupling:
             self._cached = (step, found)
         return self._cached[1]
 
-    def share_gradients(self) -> None:
+    def share_gradients(self, scaler: Any = None) -> None:
         """Make the gradients of shared tensors (strength infinity) their mean over the models.
 
         To be called after backward and clipping, before the optimizers step. A model without a
         gradient counts as zero. Where a strength has become infinite, weights and optimizer
         states become their means first.
 
+        Args:
+            scaler: of mixed precision (`torch.amp.GradScaler`); if one model's gradients overflow,
+                all models skip the step, as otherwise what is shared would not stay one tensor.
+
         Raises:
             InputError: the optimizers' settings of a shared tensor differ, so that it would not
                 stay one.
         """
         shared = _infinite(self._strengths_at(self._next))
+        if shared and scaler is not None:
+            share_overflow(scaler, self._optimizers())
         for name in shared:
             parameters = [member.parameters[name] for member in self._members]
             optimizers = [member.optimizer for member in self._members]
@@ -230,7 +243,7 @@ class Coupling:
         Args:
             scaler: of mixed precision (`torch.amp.GradScaler`); its `update` is left to the caller.
         """
-        self.share_gradients()
+        self.share_gradients(scaler)
         for optimizer in self._optimizers():
             optimizer.step() if scaler is None else scaler.step(optimizer)
         self.pull()
@@ -383,7 +396,8 @@ class Coupling:
     def _check_shared(self, shared: Sequence[str], made: int) -> None:
         if not shared:
             return
-        if self._shared_at != made:
+        # A step that mixed precision skipped may lie between the one that was made and this pull.
+        if self._shared_at < made:
             raise InputError(
                 f"{len(shared)} tensors are shared (strength infinity), but share_gradients() was "
                 "not called for this step; call it before the optimizers step, or use "

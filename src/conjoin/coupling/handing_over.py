@@ -38,7 +38,7 @@ def hand_over(
         return reestimate_batchnorm(merged, *data) if needs_statistics else merged
     path = _common_module(private)
     head_at_end = False
-    if path and _owns_all(modules[0], path, private):
+    if path and all(_owns_all(module, path, private) for module in modules):
         if not data:
             raise InputError(
                 f"to see whether {path!r} is the end of the network, give data of each model: "
@@ -112,8 +112,8 @@ def _common_module(names: Sequence[str]) -> str:
 
 
 def _owns_all(module: nn.Module, path: str, private: Sequence[str]) -> bool:
-    """Whether the parameters of a part are exactly the private ones."""
-    own = {f"{path}.{name}" for name, _ in module.get_submodule(path).named_parameters()}
+    """Whether a model has the part, and its parameters are exactly the private ones."""
+    own = {name for name, _ in module.named_parameters() if name.startswith(f"{path}.")}
     return own == set(private)
 
 

@@ -186,12 +186,15 @@ def relative_gap(tensors: Sequence[Sequence[Tensor]]) -> float:
     """
     apart = size = 0.0
     for same in tensors:
-        found = [tensor.detach().to(same[0].device, torch.float32) for tensor in same]
+        dtype = torch.promote_types(same[0].dtype, torch.float32)
+        found = [tensor.detach().to(same[0].device, dtype) for tensor in same]
+        size += float(sum(float(t.square().sum()) for t in found)) / len(found)
+        if all(torch.equal(found[0], other) for other in found[1:]):
+            continue  # the mean of three equal numbers is rounded, and would lie apart from them
         mean = sum(found[1:], found[0]) / len(found)
         # The mean square over pairs i < j is 2 N / (N - 1) times the variance around the mean.
         factor = 2.0 / (len(found) - 1)
         apart += factor * float(sum(float((t - mean).square().sum()) for t in found))
-        size += float(sum(float(t.square().sum()) for t in found)) / len(found)
     if size == 0:
         return 0.0
     return float((apart / size) ** 0.5)

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from conjoin.coupling.members import Member
 from conjoin.errors import InputError
 
-__all__ = ["check_alike", "check_still_equal", "share_gradients", "tie"]
+__all__ = ["check_alike", "check_still_equal", "share_gradients", "share_overflow", "tie"]
 
 
 @torch.no_grad()
@@ -34,6 +34,28 @@ def share_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
             parameter.grad = mean.to(parameter.device, parameter.dtype, copy=True)
         else:
             gradient.copy_(mean)
+
+
+def share_overflow(scaler: Any, optimizers: Sequence[Optimizer]) -> None:
+    """Make an overflow in one model's gradients one of all, so that all skip the step.
+
+    Gradients that are not unscaled yet (for clipping) are. The scaler has looked for overflows then
+    and would not see the infinity that the others get with the mean.
+
+    Args:
+        scaler: a `torch.amp.GradScaler`.
+        optimizers: of all models.
+    """
+    if not scaler.is_enabled():
+        return
+    for optimizer in optimizers:
+        if not scaler._found_inf_per_device(optimizer):
+            scaler.unscale_(optimizer)
+    found = [flag for o in optimizers for flag in scaler._found_inf_per_device(o).values()]
+    if found:
+        largest = torch.stack([flag.to(found[0].device) for flag in found]).max()
+        for flag in found:
+            flag.copy_(largest)
 
 
 @torch.no_grad()
@@ -123,13 +145,18 @@ def check_still_equal(members: Sequence[Member], shared: Sequence[str]) -> None:
     for name in shared:
         one = first.parameters[name]
         for member in members[1:]:
-            other = member.parameters[name]
-            if not torch.equal(one, other.to(one.device)):
+            other = member.parameters[name].to(one.device)
+            # NaN in all models is a training that failed, which is not for here to say.
+            if not torch.equal(one, other) and not _is_nan_alike(one, other):
                 raise InputError(
                     f"{name!r} is shared (strength infinity), but differs between {first.name!r} "
                     f"and {member.name!r} after a step. Clip gradients before share_gradients(), "
                     "not after, step all optimizers, and change weights nowhere else"
                 )
+
+
+def _is_nan_alike(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
 
 
 def _average(tensors: Sequence[Tensor]) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "TargetGap",
     "by_depth",
     "check_strength",
+    "coupled_names",
     "is_constant",
     "over_time",
     "scaled",
@@ -247,6 +248,17 @@ def strengths_at(
             for name, value in found.items()
         }  # fmt: skip
     return dict.fromkeys(names, float(strength))
+
+
+def coupled_names(strength: Strength, layers: Sequence[Layer], names: Sequence[str]) -> list[str]:
+    """Give the names of the tensors that are not private at all times.
+
+    Raises:
+        InputError: a pattern matches no tensor.
+    """
+    steps = [step for step, _ in strength.points] if isinstance(strength, OverTime) else [0]
+    tables = [strengths_at(strength, step, layers, names, {}) for step in steps]
+    return [name for name in names if any(table[name] > 0 for table in tables)]
 
 
 def _by_pattern(table: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:

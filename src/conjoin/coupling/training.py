@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,20 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from conjoin.batches import Inputs, size_of
 from conjoin.coupling.coupling import Coupling
 from conjoin.coupling.strength import Strength
 from conjoin.errors import DataError, InputError, TrainingError
+from conjoin.merging import merge
+from conjoin.repair import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["Learner", "Recipe", "Trained", "mixed_seed", "train_models"]
 
 GAPS = 40
 """How often the gap is measured in a training."""
+
+COMMON_BATCHES = 20
+"""Batches of each model that common statistics are estimated on."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,10 @@ class Recipe:
         scheduler: makes a schedule, stepped after every optimizer step, given the optimizer and
             the number of all steps; None keeps the rate.
         clip: largest norm of a model's gradient; None does not clip.
+        common_epochs: in so many epochs at the end, the models' BatchNorm normalizes by the
+            statistics of their mean on the mixture of their data, estimated anew before each,
+            instead of those of a model's own batches. One network out of them has these
+            statistics, and the weights get used to them.
     """
 
     epochs: int
@@ -42,6 +52,7 @@ class Recipe:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     scheduler: Callable[[Optimizer, int], LRScheduler] | None = None
     clip: float | None = None
+    common_epochs: int = 0
 
     @property
     def total_steps(self) -> int:
@@ -58,12 +69,14 @@ class Learner:
         batches: gives the batches of an epoch, counted from 0; gone through again if they end.
         loss: of the module on a batch, a scalar.
         seed: of what it draws: dropout, shuffling, augmentation.
+        inputs: gives of a batch what the module takes; needed for `Recipe.common_epochs` only.
     """
 
     module: nn.Module
     batches: Callable[[int], Iterable[Any]]
     loss: Callable[[nn.Module, Any], Tensor]
     seed: int
+    inputs: Callable[[Any], Inputs] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,12 +139,11 @@ def train_models(
     coupling = Coupling(pairs, strength) if len(pairs) > 1 else None
     state = _State(work, modules, optimizers, schedulers, coupling)
     for epoch in range(state.restore(), recipe.epochs):
-        streams = {
-            name: _Stream(learner, epoch, recipe.steps, device)
-            for name, learner in learners.items()
-        }
+        streams = {name: _Stream(learner, epoch, device) for name, learner in learners.items()}
         for module in modules.values():
             module.train()
+        if epoch >= recipe.epochs - recipe.common_epochs:
+            _use_common_statistics(modules, learners, epoch, device)
         for step in range(epoch * recipe.steps, (epoch + 1) * recipe.steps):
             for name, module in modules.items():
                 optimizers[name].zero_grad(set_to_none=True)
@@ -170,8 +182,8 @@ class _Stream:
     in place while this learner has its turn.
     """
 
-    def __init__(self, learner: Learner, epoch: int, steps: int, device: torch.device) -> None:
-        self._learner, self._epoch, self._steps = learner, epoch, steps
+    def __init__(self, learner: Learner, epoch: int, device: torch.device) -> None:
+        self._learner, self._epoch = learner, epoch
         self._cuda = [device] if device.type == "cuda" else []
         self._seed: int | None = mixed_seed(learner.seed, epoch)
         self._states: tuple[Tensor, ...] = ()
@@ -247,6 +259,33 @@ def _to(module: nn.Module, device: torch.device, layout: torch.memory_format) ->
 def _is_measured(step: int, total: int) -> bool:
     """Whether the gap is measured after a step: at equal distances, and at the end."""
     return step * GAPS // total > (step - 1) * GAPS // total
+
+
+def _use_common_statistics(
+    modules: Mapping[str, nn.Module],
+    learners: Mapping[str, Learner],
+    epoch: int,
+    device: torch.device,
+) -> None:
+    """Give all models the BatchNorm statistics of their mean on the mixture, and keep them."""
+    mixture = []
+    for learner in learners.values():
+        if learner.inputs is None:
+            raise InputError("common statistics need what a module takes: Learner(inputs=...)")
+        stream = _Stream(replace(learner, seed=mixed_seed(learner.seed, 1)), epoch, device)
+        with stream.drawing() as batches:
+            found = [learner.inputs(next(batches)) for _ in range(COMMON_BATCHES)]
+        mixture.append([(inputs, torch.zeros(size_of(inputs))) for inputs in found])
+    if not has_batchnorm(next(iter(modules.values()))):
+        return
+    mean = reestimate_batchnorm(merge(list(modules.values())), *mixture)
+    common = dict(mean.named_modules())
+    for module in modules.values():
+        for name, part in module.named_modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
+                for buffer, value in common[name].named_buffers(recurse=False):
+                    part.get_buffer(buffer).copy_(value)
+                part.eval()
 
 
 def _check_finite(modules: Mapping[str, nn.Module], epoch: int) -> None:

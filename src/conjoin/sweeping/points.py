@@ -31,6 +31,9 @@ STRENGTHS = (0.0, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, math.inf)
 FALL = 100.0
 """How much weaker the last layer is coupled than the first in the profile ``upstream``."""
 
+COMMON = 0.3
+"""In which share of the epochs the profile ``common norm`` has common statistics."""
+
 TIED = 0.8
 """From which part of the training on weights are one in the profile ``tied finish``."""
 
@@ -43,11 +46,14 @@ class Profile:
         name: shown.
         about: a sentence for people.
         at: (strength, optimizer steps of the training) -> what `Coupling` takes.
+        common: in which share of the epochs, at the end, BatchNorm normalizes by the statistics of
+            the mixture; see `conjoin.coupling.training.Recipe`.
     """
 
     name: str
     about: str
     at: Callable[[float, int], Strength]
+    common: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,15 @@ class Point:
         'uniform inf'
         """
         return f"{self.profile.name} {self.strength:g}"
+
+    @property
+    def common(self) -> float:
+        """Share of the epochs with common statistics: none where nothing is coupled."""
+        return self.profile.common if self.strength else 0.0
+
+    def common_epochs(self, epochs: int) -> int:
+        """Give the number of epochs with common statistics: one at least, if any."""
+        return max(1, round(self.common * epochs)) if self.common else 0
 
     def at(self, steps: int) -> Strength:
         """Give what `Coupling` takes, for a training of so many steps; 0 couples nothing at all."""
@@ -106,6 +121,15 @@ def profiles_for(heads: Sequence[str]) -> dict[str, Profile]:
             _tied_finish,
         )
     )
+    found.append(
+        Profile(
+            "common norm",
+            f"every layer with the same strength; in the last {COMMON:.0%} of epochs BatchNorm has "
+            "the statistics of the mixture",
+            _uniform,
+            common=COMMON,
+        )
+    )
     return {profile.name: profile for profile in found}
 
 
@@ -127,7 +151,7 @@ def points_of(profiles: Sequence[Profile], strengths: Sequence[float]) -> tuple[
     for profile in profiles:
         for strength in sorted(set(map(float, strengths))):
             point = Point(profile, strength)
-            found.setdefault(str(described(point.at(1000))), point)
+            found.setdefault(f"{described(point.at(1000))} {point.common}", point)
     return tuple(found.values())
 
 
@@ -135,12 +159,12 @@ def profile_info(profiles: Sequence[Profile]) -> tuple[dict[str, Any], ...]:
     """Give what a run says of its profiles: which of them are one at infinity, too.
 
     >>> [p["same_at_infinity"] for p in profile_info(list(profiles_for([]).values()))]
-    [None, 'uniform', 'uniform']
+    [None, 'uniform', 'uniform', None]
     """
     ends: dict[str, str] = {}
     found = []
     for profile in profiles:
-        end = str(described(profile.at(math.inf, 1000)))
+        end = f"{described(profile.at(math.inf, 1000))} {profile.common}"
         same = ends.setdefault(end, profile.name)
         info = {"name": profile.name, "about": profile.about}
         found.append({**info, "same_at_infinity": None if same == profile.name else same})

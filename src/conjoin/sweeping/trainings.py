@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from conjoin.atomic import write_bytes
-from conjoin.batches import Data, batches, concatenate, map_inputs, pair_of, run_model, size_of
+from conjoin.batches import (
+    Data,
+    Inputs,
+    batches,
+    concatenate,
+    map_inputs,
+    pair_of,
+    run_model,
+    size_of,
+)
 from conjoin.checkpoints import open_checkpoint, save
 from conjoin.comparison.subject import Network
 from conjoin.coupling.loaders import cycle
+from conjoin.coupling.strength import Strength
 from conjoin.coupling.training import Learner, Recipe, Trained, mixed_seed, train_models
 from conjoin.stages import Stage, StageCache
 from conjoin.sweeping.points import Point, described
@@ -78,7 +88,9 @@ class Trainings:
 
     def coupled_stage(self, point: Point) -> Stage:
         """Say what decides the networks of a point."""
-        return self._stage({"strength": described(point.at(self.recipe.total_steps))})
+        strength = described(point.at(self.recipe.total_steps))
+        common = point.common_epochs(self.recipe.epochs)
+        return self._stage({"strength": strength, "common_epochs": common})
 
     def _stage(self, settings: Mapping[str, Any]) -> Stage:
         known = {
@@ -110,11 +122,13 @@ class Trainings:
                 partial(_batches, data, self.batch_size),
                 partial(_loss_of_batch, self.loss, task),
                 mixed_seed(self.seed, number),
+                partial(_inputs_of_batch, task),
             )
             for number, (task, data) in enumerate(self.data.items())
         }
         title, spec = f"coupled: {point.name}", point.at(self.recipe.total_steps)
-        return self._trained(self.coupled_stage(point), learners, title, spec)
+        recipe = replace(self.recipe, common_epochs=point.common_epochs(self.recipe.epochs))
+        return self._trained(self.coupled_stage(point), learners, recipe, title, spec)
 
     def _joint(self, stage: Stage, name: str) -> Path:
         learner = Learner(
@@ -123,15 +137,20 @@ class Trainings:
             partial(_loss_of_mixture, self.loss),
             mixed_seed(self.seed, len(self.data)),
         )
-        return self._trained(stage, {name: learner}, f"training: {name}", 0.0)
+        return self._trained(stage, {name: learner}, self.recipe, f"training: {name}", 0.0)
 
     def _trained(
-        self, stage: Stage, learners: Mapping[str, Learner], title: str, strength: Any
+        self,
+        stage: Stage,
+        learners: Mapping[str, Learner],
+        recipe: Recipe,
+        title: str,
+        strength: Strength,
     ) -> Path:
         def make(out: Path, work: Path) -> None:
             trained: Trained = train_models(
                 learners,
-                self.recipe,
+                recipe,
                 strength=strength,
                 device=self.device,
                 work=work,
@@ -179,6 +198,10 @@ def _mixtures(
     epoch: int,  # noqa: ARG001
 ) -> Iterator[dict[str, Any]]:
     return cycle({task: _Part(part, size) for task, part in data.items()}, steps)
+
+
+def _inputs_of_batch(task: str, batch: Any) -> Inputs:
+    return pair_of(batch, task)[0]
 
 
 def _loss_of_batch(loss: Loss, task: str, module: nn.Module, batch: Any) -> Tensor:

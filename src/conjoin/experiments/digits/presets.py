@@ -69,7 +69,7 @@ PRESETS: Mapping[str, Preset] = {
         train=12_000,
         validation=2_000,
         test=20_000,
-        settings=Settings(curve_examples=1_000, resolution=11, layers=13),
+        settings=Settings(curve_examples=1_000, resolution=11, layers=13, labels=(50,)),
         width=1 / 8,
         schedule=Schedule(epochs=3, batch_size=64, learning_rate=0.02),
         strengths=STRENGTHS,

@@ -153,6 +153,7 @@ def learner_of(
         partial(_batches, tasks, schedule.batch_size, recipe.steps, seed),
         partial(_loss, schedule, device),
         seed,
+        partial(_inputs, device),
     )
 
 
@@ -183,14 +184,18 @@ def _one_cycle(
     )
 
 
+def _inputs(device: torch.device, batch: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+    images = to_input(torch.cat([images for images, _ in batch.values()]).to(device))
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def _loss(
     schedule: Schedule,
     device: torch.device,
     network: nn.Module,
     batch: Mapping[str, tuple[Tensor, Tensor]],
 ) -> Tensor:
-    images = to_input(torch.cat([images for images, _ in batch.values()]).to(device))
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = _inputs(device, batch)
     with torch.autocast(device.type, torch.bfloat16, enabled=schedule.precision == "bfloat16"):
         if isinstance(network, MultiHead):
             parts = network.trunk(images).chunk(len(batch))

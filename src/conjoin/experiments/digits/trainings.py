@@ -183,7 +183,7 @@ class Trainer:
 
     def coupled_folder(self, point: Point) -> Path:
         """Give the folder with both networks of a point and their gaps; train them if need be."""
-        schedule, recipe = self.schedule, self._coupled_recipe
+        schedule, recipe = self.schedule, self._coupled_recipe(point)
 
         def make(out: Path, work: Path) -> None:
             learners = {
@@ -216,8 +216,10 @@ class Trainer:
     def coupled_stage(self, point: Point) -> Stage:
         """Say what decides the networks of a coupled training."""
         parts = {str(task): self.images_stage(task, "train") for task in range(len(COUPLED))}
+        recipe = self._coupled_recipe(point)
         settings = {
-            "strength": described(point.at(self._coupled_recipe.total_steps)),
+            "strength": described(point.at(recipe.total_steps)),
+            **({"common_epochs": recipe.common_epochs} if recipe.common_epochs else {}),
             "width": self.width,
             "classes": self.classes,
             "seed": self.seed,
@@ -228,9 +230,9 @@ class Trainer:
         }
         return Stage("coupled", COUPLED_VERSION, settings, parts)
 
-    @cached_property
-    def _coupled_recipe(self) -> Recipe:
-        return recipe_of(self.schedule, max(self._sizes()))
+    def _coupled_recipe(self, point: Point) -> Recipe:
+        recipe = recipe_of(self.schedule, max(self._sizes()))
+        return replace(recipe, common_epochs=point.common_epochs(recipe.epochs))
 
     def title(self, name: str) -> str:
         """Say what a network of `TRAININGS` is, with the names of the tasks."""
