@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from conjoin.coupling import Coupling
-
 
 class Tensors(nn.Module):
     """A module that is nothing but named tensors, in float64."""
@@ -72,10 +70,6 @@ def train(models, coupling, steps, optima, curvatures=None):
         coupling.step()
 
 
-def coupled(models, strength, **settings):
-    return Coupling(models, strength, **settings)
-
-
 def consensus(strength, optima, curvatures=None, decays=None):
     """Solve ``c_i (w_i - t_i) + decay_i w_i + 2 strength sum_j (w_i - w_j) = 0`` for all w_i."""
     count = len(optima)
@@ -112,8 +106,27 @@ def values(module):
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
-def apart(one, other):
-    """Give the largest difference of two modules' tensors, buffers too."""
-    first, second = one.state_dict(), other.state_dict()
-    assert list(first) == list(second)
-    return max(float((first[n].double() - second[n].double()).abs().max()) for n in first)
+def weights_of(models, name="w"):
+    return [module.get_parameter(name).detach().numpy().copy() for module, _ in models.values()]
+
+
+def assert_weights(models, expected, name="w", rtol=1e-11):
+    for found, value in zip(weights_of(models, name), expected, strict=True):
+        np.testing.assert_allclose(found, value, rtol=rtol, atol=1e-14)
+
+
+def step_all(models, optima=(1.0, -1.0, 0.5)):
+    for (module, optimizer), optimum in zip(models.values(), optima, strict=False):
+        backward(module, optimum)
+        optimizer.step()
+
+
+def adam_steps(models, rates, name="w"):
+    """Give D of Adam by its formula, in float64, from the gradients that were seen."""
+    found = []
+    for (module, optimizer), rate in zip(models.values(), rates, strict=True):
+        state, group = optimizer.state[module.get_parameter(name)], optimizer.param_groups[0]
+        v = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"].double().numpy()
+        v = v / (1 - group["betas"][1] ** float(state["step"]))
+        found.append(rate / (np.sqrt(v) + group["eps"]))
+    return found

@@ -45,9 +45,11 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
+    from synthetic_continuum import Options, write_continuum
     from synthetic_run import without, write_synthetic_run
 
     root = tmp_path_factory.mktemp("pages")
+    coupled = write_continuum(root / "coupled", Options(strengths=("0", "1", "10", "inf")))
     full = write_synthetic_run(root / "full", seeds=2, groups=2)
     # Transfer is not in it: names in it are those of rows.
     hostile = write_synthetic_run(root / "hostile", seeds=1, groups=1, hostile=True)
@@ -58,6 +60,7 @@ def pages(tmp_path_factory):
         "full": write_report([full]),
         "hostile": write_report([hostile]),
         "compared": write_report([full, other]),
+        "continuum": write_report([coupled]),
     }
 
 
@@ -305,3 +308,30 @@ def _contrast(one, other):
     """The contrast of WCAG 2: from 1 to 21."""
     a, b = sorted((_luminance(one), _luminance(other)))
     return (b + 0.05) / (a + 0.05)
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+def test_the_continuum_has_a_control_for_its_profile(open_page, size):
+    page = open_page("continuum", size)
+    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert widths[0] <= widths[1]
+    shown = "#continuum [data-variant]:not([hidden]) svg.chart:visible"
+    first = page.locator(shown).get_attribute("aria-label")
+    assert "profile uniform" in first
+    page.locator("#continuum label", has_text="upstream").click()
+    second = page.locator(shown).get_attribute("aria-label")
+    assert "profile upstream" in second
+    page.locator("#continuum label", has_text="close-up").click()
+    assert page.locator(shown).get_attribute("aria-label") == f"Close-up: {second}"
+    # Names of axes and panels stay within the drawing, whatever font the reader has.
+    for key in ("continuum", "gap", "continuum-transfer"):
+        left, right = page.evaluate(
+            "key => { const svg = [...document.querySelectorAll(`#${key} svg.chart`)]"
+            ".find(e => e.getClientRects().length); const box = svg.getBoundingClientRect();"
+            " const texts = [...svg.querySelectorAll('text')].map(e => e.getBoundingClientRect());"
+            " return [Math.min(...texts.map(t => t.left)) - box.left,"
+            " box.right - Math.max(...texts.map(t => t.right))]; }",
+            key,
+        )
+        assert left >= -1, key
+        assert right >= -1, key

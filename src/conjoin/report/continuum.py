@@ -22,11 +22,12 @@ __all__ = [
     "reference_values",
     "strength_label",
     "strengths_of",
+    "what_of",
 ]
 
 What = Literal["one network", "heads", "specialists"]
-"""What a point gives: the mean of the coupled networks; the mean of their trunks, with classifier and
-statistics of each; the networks themselves."""
+"""What a point gives: the mean of the coupled networks; the mean of their trunks, with the
+classifier and the statistics of each; the networks themselves."""
 
 WHATS: tuple[What, ...] = get_args(What)
 
@@ -173,6 +174,16 @@ def reference_values(run: Run, key: str, task: str) -> dict[int, float]:
         for record in run.view(view)
         if (record.model, record.task, record.metric, record.split) == (key, task, metric, "test")
     }
+
+
+def what_of(run: Run, key: str) -> What:
+    """Say what a reference is, which may be of a profile that the run does not list."""
+    for record in run.view("continuum"):
+        what = _what(record.how.get("what"))
+        if record.model == key and what is not None:
+            return what
+    row = run.rows.get(key)
+    return "heads" if row is not None and row.uses_task_label else "one network"
 
 
 def strength_label(strength: str) -> str:

@@ -21,6 +21,7 @@ from conjoin.report.continuum import (
     continuum_of,
     reference_values,
     strength_label,
+    what_of,
 )
 from conjoin.report.formats import listing, markdown_escaped, markdown_row, number, one_line, quoted
 from conjoin.report.means import mean_of, spread_of
@@ -180,19 +181,9 @@ def print_continuum(run: Run, console: Console) -> None:
     if continuum is None:
         return
     columns = columns_of(run, continuum)
-    table = Table(title=Text(_title(columns)), title_justify="left")
-    table.add_column("strength", overflow="fold")
-    for column in columns:
-        table.add_column(Text("\n".join(column.heading)), justify="right", overflow="fold")
-    for line in continuum_lines(run, continuum):
-        if line.kind == "section":
-            table.add_section()
-            table.add_row(Text(one_line(line.name), style="bold"))
-        else:
-            style = "bold" if line.chosen else ""
-            texts = [f"  {_named(line)}", *_texts(columns, line)]
-            table.add_row(*(Text(text, style) for text in texts))
-    console.print(table)
+    lines = continuum_lines(run, continuum)
+    for place, block in enumerate(_blocks(columns, lines, console.width)):
+        _print_block(columns, lines, block, console, titled=place == 0)
     for note in continuum_legend(run, continuum):
         console.print(Text(one_line(note), style="dim"), highlight=False)
 
@@ -217,6 +208,56 @@ def continuum_markdown(run: Run) -> str:
             text.append(markdown_row(shown[0], shown[1:]))
     notes = [markdown_escaped(note) for note in continuum_legend(run, continuum)]
     return "\n".join(["", f"{_title(columns)}:", "", *text, "", *notes, ""])
+
+
+def _blocks(
+    columns: Sequence[Column], lines: Sequence[ContinuumLine], width: int
+) -> list[list[int]]:
+    """Give the numbers of the columns of each table.
+
+    All stand in one; in a narrow terminal there is a table for each thing that a point gives.
+    """
+    texts = [list(column.heading) for column in columns]
+    for line in lines:
+        for found, text in zip(texts, _texts(columns, line) if line.cells else [], strict=False):
+            found.append(text)
+    needed = sum(max(map(len, found)) + 3 for found in texts)
+    first = max((len(_named(line)) for line in lines if line.kind == "row"), default=0) + 6
+    if first + needed <= width:
+        return [list(range(len(columns)))]
+    whats = dict.fromkeys(column.what for column in columns)
+    return [[i for i, column in enumerate(columns) if column.what == what] for what in whats]
+
+
+def _print_block(
+    columns: Sequence[Column],
+    lines: Sequence[ContinuumLine],
+    block: Sequence[int],
+    console: Console,
+    *,
+    titled: bool,
+) -> None:
+    title = Text(_title(columns)) if titled else None
+    table = Table(title=title, title_justify="left")
+    table.add_column("strength", overflow="fold")
+    for index in block:
+        heading = Text("\n".join(columns[index].heading))
+        table.add_column(heading, justify="right", overflow="fold")
+    section: Text | None = None
+    for line in lines:
+        if line.kind == "section":
+            section = Text(one_line(line.name), style="bold")
+            continue
+        if not any(line.cells[index] for index in block):
+            continue
+        if section is not None:
+            table.add_section()
+            table.add_row(section)
+            section = None
+        texts = _texts(columns, line)
+        shown = [f"  {_named(line)}", *(texts[index] for index in block)]
+        table.add_row(*(Text(text, "bold" if line.chosen else "") for text in shown))
+    console.print(table)
 
 
 def _named(line: ContinuumLine) -> str:
@@ -274,7 +315,7 @@ def _references(run: Run, continuum: Continuum, columns: Sequence[Column]) -> li
         if key is None or key in points:
             continue
         row = run.rows.get(key)
-        what: What = "heads" if row and row.uses_task_label else "one network"
+        what = what_of(run, key)
         cells = [
             _over_seeds(reference_values(run, key, column.task.name))
             if column.task and column.what == what

@@ -83,7 +83,7 @@ def _shared_start(run: Run) -> Iterator[Finding]:
         return
     near = max(known, key=lambda group: known[group])
     far = min(known, key=lambda group: known[group])
-    if known[far] >= 0.3:
+    if known[far] >= 0.3 or run.info.continuum is not None:  # such a run has done so
         return
     text = (
         "Train the networks from one initialization, or pull them together while they train: the "
@@ -91,8 +91,7 @@ def _shared_start(run: Run) -> Iterator[Finding]:
     )
     if near != far and known[near] > known[far]:
         text += f", beside {known[near]:z.2f} in {quoted(title_of(run, near))}"
-    text += ". Pulling them together is not yet in conjoin."
-    yield Finding(text, "next", "distances")
+    yield Finding(f"{text}. For the latter there is conjoin.Coupling.", "next", "distances")
 
 
 def _shared_layers(run: Run) -> Iterator[Finding]:

@@ -203,6 +203,9 @@ def skipped_of(run: Run) -> tuple[str, ...]:
 
 def print_table(run: Run, console: Console) -> None:
     """Print the table, what its marks mean, what was skipped, and the continuum if there is one."""
+    if _only_continuum(run):
+        print_continuum(run, console)
+        return
     tasks, lines = tuple(run.tasks.values()), lines_of(run)
     means = any(line.mean is not None for line in lines)
     table = Table(title=Text(_title(tasks)), title_justify="left")
@@ -232,6 +235,8 @@ def print_table(run: Run, console: Console) -> None:
 
 def markdown_table(run: Run) -> str:
     """Give the same tables in Markdown, for a README or a thesis."""
+    if _only_continuum(run):
+        return continuum_markdown(run).lstrip()
     tasks, lines = tuple(run.tasks.values()), lines_of(run)
     means = any(line.mean is not None for line in lines)
     names = [*(markdown_escaped(heading_of(task)) for task in tasks), *(["mean"] if means else [])]
@@ -249,6 +254,11 @@ def markdown_table(run: Run) -> str:
     if run.info.skipped:
         text += ["", "Left out:", "", *(f"- {markdown_escaped(line)}" for line in skipped_of(run))]
     return "\n".join([f"{_title(tasks)}:", "", *text, ""]) + continuum_markdown(run)
+
+
+def _only_continuum(run: Run) -> bool:
+    """Whether there is a continuum, and no row of which there would be a table."""
+    return bool(run.view("continuum") and run.info.continuum) and not run.view("row")
 
 
 _STYLES: dict[Severity, str] = {"": "", "worse": "yellow", "much worse": "red"}

@@ -7,6 +7,7 @@ shows it has to escape it.
 
 from conjoin.records import Interval
 from conjoin.report.choice import Choice, choose, compared, row_mean, summary_metric
+from conjoin.report.continuum_findings import continuum_findings, continuum_headline
 from conjoin.report.findings import FINDERS, Finding
 from conjoin.report.formats import amount, describe_interval, listing, quoted, verdict
 from conjoin.report.next_steps import next_steps
@@ -24,11 +25,16 @@ def headline(run: Run) -> str:
     """Say in one sentence what came out: the best merged network against what it has to beat.
 
     It is chosen on validation data among the merged networks that are one network and are not told
-    the task; see `conjoin.report.choice`.
+    the task; see `conjoin.report.choice`. In a run with a continuum, the network of the chosen
+    point comes first.
     """
-    choice = choose(run)
-    if choice is None:
-        return _without_merge(run)
+    coupled, choice = continuum_headline(run), choose(run)
+    if coupled is not None:
+        return coupled
+    return _without_merge(run) if choice is None else _of_merge(run, choice)
+
+
+def _of_merge(run: Run, choice: Choice) -> str:
     measured = f"on test data it has {_measured(run, choice)}"
     return f"{_chosen(run, choice)}: {measured}{_against(run, choice)}."
 
@@ -36,7 +42,11 @@ def headline(run: Run) -> str:
 def findings(run: Run) -> list[Finding]:
     """Say what the numbers show: results first, then explanations, then what to try next."""
     choice = choose(run)
-    found = [finding for finder in FINDERS for finding in finder(run, choice)]
+    found = continuum_findings(run)
+    if choice is not None and continuum_headline(run) is not None:
+        text = f"Among networks that were merged after training, {_of_merge(run, choice)}"
+        found.append(Finding(text, "result", "rows"))
+    found += [finding for finder in FINDERS for finding in finder(run, choice)]
     found += next_steps(run, choice)
     order = ("result", "explanation", "next")
     return sorted(found, key=lambda finding: order.index(finding.kind))

@@ -1,16 +1,22 @@
 """All figures of a run."""
 
+from conjoin.report.charts.continuum import continuum_figure
 from conjoin.report.charts.figure import Figure
+from conjoin.report.charts.gap import gap_figure
 from conjoin.report.charts.layers import activations_figure, depth_figure, distances_figure
 from conjoin.report.charts.plane import plane_figure
 from conjoin.report.charts.rows import rows_figure
 from conjoin.report.charts.segment import interpolation_figure
+from conjoin.report.charts.strength_transfer import strength_transfer_figure
 from conjoin.report.charts.transfer import transfer_figure
 from conjoin.report.run_folder import Run
 
 __all__ = ["figures"]
 
 _MAKERS = (
+    continuum_figure,
+    gap_figure,
+    strength_transfer_figure,
     rows_figure,
     interpolation_figure,
     plane_figure,

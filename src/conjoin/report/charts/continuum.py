@@ -1,6 +1,7 @@
 """The centrepiece: accuracy over the strength of coupling, from independent networks to one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from conjoin.report.charts.figure import Figure, Switch, Variant
@@ -20,6 +21,8 @@ from conjoin.report.run_folder import Run, TaskInfo
 
 __all__ = ["continuum_figure"]
 
+_WHOLE, _CLOSE = "all", "close-up"
+
 _SAME_COLOR: dict[str, What] = {"independent": "specialists", "two-headed": "heads"}
 """A reference is one end of what a point gives, and has its colour."""
 
@@ -36,31 +39,33 @@ def continuum_figure(run: Run) -> Figure | None:
     chosen = continuum.info.chosen
     order = sorted(profiles, key=lambda name: chosen is None or name != chosen.profile)
     for profile in order:
-        variant = _variant(run, continuum, profile, labels[profile])
-        if variant is not None:
-            variants[(labels[profile],)] = variant
+        for size, variant in _variants(run, continuum, profile, labels[profile]).items():
+            variants[labels[profile], size] = variant
     if not variants:
         return None
-    options = tuple(key[0] for key in variants)
-    switches = (Switch("profile", options),) if len(options) > 1 else ()
+    options = [tuple(dict.fromkeys(setting[i] for setting in variants)) for i in range(2)]
+    kept = [i for i, found in enumerate(options) if len(found) > 1]
+    switches = tuple(Switch(("profile", "range")[i], options[i]) for i in kept)
+    close = " The close-up leaves out what lies below." if len(options[1]) > 1 else ""
     about = [
         f"{labels[p.name]}: {shown(p.about)}" for p in continuum.info.profiles if p.about.strip()
     ]
+    profiles_said = f" Profiles: {'; '.join(about)}." if about else ""
     return Figure(
         "continuum",
         "From independent networks to one",
-        "Two networks are trained together, each on its own task, and pulled towards each other "
+        "The networks are trained together, each on its own task, and pulled towards each other "
         "as strongly as the axis below says. The upward axis is stretched towards 100 %: each step "
-        "from 90 to 99 to 99.9 is as long. A bar is drawn from the lowest to the highest seed "
-        "where there are several. The dotted line marks the strength that was chosen on "
-        f"validation data. {'Profiles: ' if about else ''}{'; '.join(about)}"
-        f"{'.' if about else ''}".strip(),
+        f"from 90 to 99 to 99.9 is as long.{close} A bar is drawn from the lowest to the highest "
+        "seed where there are several. The dotted line marks the strength that was chosen on "
+        f"validation data.{profiles_said}",
         switches,
-        variants if switches else {(): next(iter(variants.values()))},
+        {tuple(setting[i] for i in kept): variant for setting, variant in variants.items()},
     )
 
 
-def _variant(run: Run, continuum: Continuum, profile: str, label: str) -> Variant | None:
+def _variants(run: Run, continuum: Continuum, profile: str, label: str) -> dict[str, Variant]:
+    """Give the drawing of all values, and a close-up where that leaves something out."""
     told = {what: f"{what} (task known)" if what in continuum.told else what for what in WHATS}
     curve = continuum.curve(profile)
     chosen = continuum.chosen()
@@ -81,7 +86,7 @@ def _variant(run: Run, continuum: Continuum, profile: str, label: str) -> Varian
         if marks:
             found.append(Panel(shown(task.heading), task.metric, marks, references))
     if not found:
-        return None
+        return {}
     used = {mark.series for panel in found for mark in panel.marks}
     lines = [told[what] for what in WHATS if told[what] in used]
     kinds = {value: name for name, value in continuum.info.references.items()}
@@ -90,8 +95,30 @@ def _variant(run: Run, continuum: Continuum, profile: str, label: str) -> Varian
         of = _SAME_COLOR.get(str(kinds.get(key)))
         styles.append((name, told[of] if of else None))
     measured = [s for s in curve if any(m.strength == s for p in found for m in p.marks)]
-    draw = partial(panels, found, looks(lines, styles), places_of(measured))
-    return Variant(draw, _said(label, found, measured, _chosen_strength(curve, chosen)))
+    drawn, places = looks(lines, styles), places_of(measured)
+    said = _said(label, found, measured, _chosen_strength(curve, chosen))
+    variants = {_WHOLE: Variant(partial(panels, found, drawn, places), said)}
+    near = [replace(panel, bottom=_bottom(panel)) for panel in found]
+    if any(
+        panel.bottom is not None and mark.mean.value < panel.bottom
+        for panel in near
+        for mark in panel.marks
+    ):
+        variants[_CLOSE] = Variant(partial(panels, near, drawn, places), f"Close-up: {said}")
+    return variants
+
+
+def _bottom(panel: Panel) -> float | None:
+    """Give where a close-up ends: half as many errors more than the worst that is compared.
+
+    That is what is told the task, the references, and the best single network.
+    """
+    if panel.metric != "accuracy":
+        return None
+    single = [mark.mean.value for mark in panel.marks if mark.series == "one network"]
+    others = [mark.mean.value for mark in panel.marks if mark.series != "one network"]
+    compared = [*others, *(mean.value for _, mean in panel.references), max(single, default=100.0)]
+    return 100.0 - 1.5 * (100.0 - min(compared))
 
 
 def _mark(series: str, strength: str, mean: Mean, task: TaskInfo, chosen: bool) -> Mark:

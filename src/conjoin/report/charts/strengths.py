@@ -17,7 +17,6 @@ from conjoin.report.charts.figure import Chart
 from conjoin.report.charts.marks import data, is_narrow, legend, scale_of
 from conjoin.report.charts.points import Mean, axis_title, shown
 
-
 __all__ = [
     "Look",
     "Mark",
@@ -34,6 +33,7 @@ __all__ = [
 _BAR = "M-1.1,-.16H1.1V.16H-1.1Z"
 _TWO_BARS = "M-1.2,-.16H-.2V.16H-1.2Z M.2,-.16H1.2V.16H.2Z"
 _NEAREST = 0.01  # percent that are wrong, as which fewer are drawn: 100 % is infinitely far
+_LONG_TITLE, _LONG = "strength, from 0 (independent) to ∞ (one tensor)", 275  # pixels it takes
 _LEFT, _EDGE, _BETWEEN = 44, 8, 18  # pixels: beside a panel, around the chart, between panels
 
 
@@ -95,12 +95,14 @@ class Panel:
         metric: of its values.
         marks: points of the series.
         references: series that are one value at every strength.
+        bottom: the lowest value that is drawn; None for the lowest that there is.
     """
 
     title: str
     metric: str
     marks: Sequence[Mark]
     references: Sequence[tuple[str, Mean]] = ()
+    bottom: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +149,19 @@ def stretched(accuracy: float) -> float:
     return -math.log10(max(100.0 - accuracy, _NEAREST))
 
 
-def value_axis(metric: str, values: Sequence[Mean]) -> ValueAxis:
-    """Give the axis of values: accuracy is stretched towards 100 %, where the differences are."""
+def value_axis(metric: str, values: Sequence[Mean], lowest: float | None = None) -> ValueAxis:
+    """Give the axis of values: accuracy is stretched towards 100 %, where the differences are.
+
+    Args:
+        metric: of the values.
+        values: what is drawn; at least one.
+        lowest: of an accuracy, from which the axis goes up; None to have room for all values.
+    """
     if metric != "accuracy":
         axis = alt.Axis(tickCount=5, minExtent=_LEFT, maxExtent=_LEFT)
         return ValueAxis(lambda value: value, axis, scale_of(metric, values))
     low, high = min(mean.low for mean in values), max(mean.high for mean in values)
+    low = low if lowest is None else lowest
     bottom, top = stretched(low), stretched(high)
     pad = max(0.06 * (top - bottom), 0.01)
     bottom, top = bottom - pad, top + pad
@@ -204,7 +213,8 @@ def panels(found: Sequence[Panel], drawn: Sequence[Look], places: Places, width:
 def _panel(panel: Panel, drawn: Sequence[Look], places: Places, inner: int, width: int) -> Chart:
     height = 190 if is_narrow(width) else 230
     all_means = [*(mark.mean for mark in panel.marks), *(mean for _, mean in panel.references)]
-    values = value_axis(panel.metric, all_means)
+    values = value_axis(panel.metric, all_means, panel.bottom)
+    cut = panel.bottom is not None
     names = list(places.at)
     side = 0.04 * (max(places.at.values()) - min(places.at.values())) or 0.5
     x = alt.X(
@@ -216,12 +226,12 @@ def _panel(panel: Panel, drawn: Sequence[Look], places: Places, inner: int, widt
         ),
         axis=_named_axis(
             [places.at[name] for name in names],
-            ["∞" if name == "inf" else name for name in names],
-            "strength, from 0 (independent) to ∞ (one tensor)",
+            [_tick(name) for name in names],
+            _LONG_TITLE if inner >= _LONG else "strength of coupling",
         ),
     )
-    y_axis = {"title": None, "scale": values.scale, "axis": values.axis}
-    y = alt.Y("value:Q", **y_axis)
+    y = alt.Y("value:Q", title=None, scale=values.scale, axis=values.axis)
+    low = alt.Y("low:Q", title=None, scale=values.scale, axis=values.axis)
     colors = alt.Scale(domain=[k.name for k in drawn], range=[k.color for k in drawn])
     shapes = alt.Scale(domain=[k.name for k in drawn], range=[k.shape for k in drawn])
     dashes = alt.Scale(domain=[k.name for k in drawn], range=[list(k.dash) for k in drawn])
@@ -241,19 +251,27 @@ def _panel(panel: Panel, drawn: Sequence[Look], places: Places, inner: int, widt
     parts = [
         alt.Chart(data(rules))
         .mark_rule(strokeWidth=1.5, opacity=0.8)
-        .encode(y=y, color=color, strokeDash=dash, description=alt.Description("text:N")),
+        .encode(
+            # Not up to the edges, or its ends would make the panel wider.
+            x=alt.value(1),
+            x2=alt.value(inner - 2),
+            y=y,
+            color=color,
+            strokeDash=dash,
+            description=alt.Description("text:N"),
+        ),
         _chosen_rule(panel, places, x),
         # Within the finite strengths a line; across a break only a hint of one.
-        alt.Chart(data(_links(rows, places)))
-        .mark_line(strokeWidth=1, opacity=0.45, aria=False)
+        alt.Chart(data(_links(rows)))
+        .mark_line(strokeWidth=1, opacity=0.45, aria=False, clip=cut)
         .encode(x=x, y=y, color=color, detail="link:N", strokeDash=alt.value([2, 3])),
         alt.Chart(data([row for row in rows if row["finite"]]))
-        .mark_line(strokeWidth=2, aria=False)
+        .mark_line(strokeWidth=2, aria=False, clip=cut)
         .encode(x=x, y=y, color=color, strokeDash=dash),
-        base.mark_rule(strokeWidth=4, opacity=0.35, aria=False).encode(
-            y=alt.Y("low:Q", **y_axis), y2="high:Q"
+        base.mark_rule(strokeWidth=4, opacity=0.35, aria=False, clip=cut).encode(
+            y=low, y2="high:Q"
         ),
-        base.mark_point(filled=True, size=44, opacity=1).encode(
+        base.mark_point(filled=True, size=44, opacity=1, clip=cut).encode(
             y=y,
             shape=alt.Shape("series:N", scale=shapes, legend=shared),
             description=alt.Description("text:N"),
@@ -266,15 +284,22 @@ def _panel(panel: Panel, drawn: Sequence[Look], places: Places, inner: int, widt
         .encode(x=x, y=alt.value(height)),
     ]
     title = alt.TitleParams(
-        f"{panel.title}: {axis_title(panel.metric)}",
+        f"{panel.title}: {axis_title(panel.metric).replace('percent', '%')}",
         anchor="start",
         color=INK,
         fontSize=12,
         fontWeight="bold",
         frame="group",
-        limit=inner,
+        limit=inner - 12,  # readers' fonts can be wider than the one that is measured here
     )
     return alt.layer(*parts).properties(width=inner, height=height, title=title)
+
+
+def _tick(strength: str) -> str:
+    """Write a strength in few letters; a search tries such as 3.16228."""
+    if strength == "inf":
+        return "∞"
+    return strength if len(strength) <= 5 else f"{float(strength):.3g}"
 
 
 def _row(mark: Mark, places: Places, values: ValueAxis) -> dict[str, object]:
@@ -290,7 +315,7 @@ def _row(mark: Mark, places: Places, values: ValueAxis) -> dict[str, object]:
     }
 
 
-def _links(rows: Sequence[dict[str, object]], places: Places) -> list[dict[str, object]]:
+def _links(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
     """Give pairs of neighbours of which at least one is an end."""
     found: list[dict[str, object]] = []
     for series in dict.fromkeys(row["series"] for row in rows):
@@ -319,21 +344,23 @@ def _ticks(bottom: float, top: float) -> list[float]:
     if len(found) > 2:
         return found
     low, high = 100.0 - 10.0**-bottom, 100.0 - 10.0**-top
-    rough = (high - low) / 4
+    rough = (high - low) / 6  # two ticks at least, since a step can be 2.5 times as long
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
     first = math.ceil(low / step)
-    return [n * step for n in range(first, math.floor(high / step) + 1)]
+    fine = [n * step for n in range(first, math.floor(high / step) + 1)]
+    return [tick for tick in fine if tick <= 100.0 - _NEAREST]
 
 
 def _named_axis(values: Sequence[float], names: Sequence[str], title: str | None) -> alt.Axis:
     """Give an axis whose ticks are named; the expression holds names as JSON strings."""
     labels = json.dumps([shown(name) for name in names])
-    vertical = title is None
+    extent = _LEFT if title is None else alt.Undefined  # panels are to be as wide as computed
     return alt.Axis(
         title=title,
         values=list(values),
         labelExpr=f"{labels}[indexof({json.dumps(list(values))}, datum.value)]",
         labelOverlap="greedy",
-        **({"minExtent": _LEFT, "maxExtent": _LEFT} if vertical else {}),
+        minExtent=extent,
+        maxExtent=extent,
     )

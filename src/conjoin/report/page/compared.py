@@ -16,7 +16,7 @@ from conjoin.report.words import headline
 
 __all__ = ["compared_sections", "run_labels"]
 
-_BESIDE = ("interpolation", "transfer")
+_BESIDE = ("continuum", "interpolation", "transfer")
 
 
 class _Key(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from conjoin.report.charts import Figure, figures
 from conjoin.report.formats import one_line
+from conjoin.report.page.continuum import FIGURES, continuum_section
 from conjoin.report.page.gallery import gallery
 from conjoin.report.page.html import Child, Markup, element
 from conjoin.report.page.making import making
@@ -30,9 +31,13 @@ def run_sections(run: Run) -> list[Section]:
     """Give the sections of the page of one run."""
     drawn = figures(run)
     layered = [figure for figure in drawn if figure.key in _LAYERS]
-    others = [figure for figure in drawn if figure.key not in _LAYERS]
+    others = [figure for figure in drawn if figure.key not in (*_LAYERS, *FIGURES)]
+    continuum = continuum_section(run, drawn)
+    # A run of nothing but a continuum has no rows, of which there would be a table.
+    table = run_table(run) if run.view("row") or not continuum else None
     sections: list[Section] = [
-        ("table", "Table", run_table(run)),
+        ("table", "Table", table),
+        ("along", "The continuum", continuum),
         ("findings", "Findings", _findings(findings(run), drawn)),
         ("figures", "Figures", [figure_block(figure) for figure in others]),
         ("layers", "Layer by layer", [figure_block(figure) for figure in layered]),
