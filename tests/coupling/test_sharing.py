@@ -320,21 +320,34 @@ def test_arriving_at_infinity_merges_weights_and_states(optimizer):
     assert coupling.gap()["w"] > 0.01
 
 
-def test_arriving_with_states_that_some_lack():
+@pytest.mark.parametrize("steps", [0, 1])
+def test_arriving_after_different_numbers_of_steps(steps):
     """A model that has made no step counts as zero moments; the count of steps is the largest."""
     models = made(Tensors(w=[1.0, 3.0]), adam(0.1))
-    (a, opt_a), (b, opt_b) = models.values()
-    for _ in range(3):
-        backward(a, 0.0)
-        opt_a.step()
-    moments = opt_a.state[a.w]["exp_avg"].clone()
-    backward(a, 0.0)
-    backward(b, 0.0)
+    moments = torch.zeros(2).double()
+    for (module, optimizer), number in zip(models.values(), (3, steps), strict=True):
+        for _ in range(number):
+            backward(module, 0.0)
+            optimizer.step()
+        if number:
+            moments += optimizer.state[module.w]["exp_avg"]
+        backward(module, 0.0)
+    (a, _), (b, _) = models.values()
     Coupling(models, math.inf, start="any").share_gradients()
     assert torch.equal(a.w, b.w)
-    for optimizer, module in ((opt_a, a), (opt_b, b)):
+    for module, optimizer in models.values():
         torch.testing.assert_close(optimizer.state[module.w]["exp_avg"], moments / 2)
         assert float(optimizer.state[module.w]["step"]) == 3
+
+
+def test_sparse_gradients_become_their_mean():
+    models = made(torch.nn.Embedding(4, 1, sparse=True), sgd(0.1))
+    coupling = Coupling(models, math.inf)
+    for number, (net, _) in enumerate(models.values()):
+        net(torch.tensor([number, 2])).sum().backward()
+    coupling.share_gradients()
+    for net, _ in models.values():
+        assert net.weight.grad.flatten().tolist() == [0.5, 0.5, 1.0, 0.0]
 
 
 def test_infinite_from_another_start_begins_with_the_mean():

@@ -30,7 +30,7 @@ def share_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
         if gradient is not None:
             mean.add_(gradient.to(first.device, dtype), alpha=1.0 / len(parameters))
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is None:
+        if gradient is None or gradient.is_sparse:
             parameter.grad = mean.to(parameter.device, parameter.dtype, copy=True)
         else:
             gradient.copy_(mean)
