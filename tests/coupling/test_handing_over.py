@@ -295,9 +295,9 @@ def test_ties_within_a_network_are_kept():
             return self.out(self.mix(self.embed(x)))
 
     models = made(Tied(), sgd(0.1))
-    x = torch.tensor([0, 1, 4])
-    merged = Coupling(models, {"mix.*": 0.0, "*": 1.0}).merge((x, torch.zeros(3)))
+    data = (torch.tensor([0, 1, 4]), torch.zeros(3))
+    merged = Coupling(models, {"mix.*": 0.0, "*": 1.0}).merge(data, data)
     a, b = (merged.for_task(name) for name in "ab")
     assert a.out.weight is a.embed.weight is b.embed.weight is b.out.weight
-    torch.testing.assert_close(merged(x, task="a"), models["a"][0](x))
+    torch.testing.assert_close(merged(data[0], task="a"), models["a"][0](data[0]))
     assert len(list(merged.parameters())) == 5

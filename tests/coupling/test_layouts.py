@@ -20,7 +20,7 @@ from coupling_toys import (
 )
 from torch import nn
 
-import conjoin.coupling.coupling as module_of_coupling
+import conjoin.coupling.pulling as module_of_coupling
 from conjoin.coupling import Coupling
 
 

@@ -254,7 +254,8 @@ def test_a_compiled_module_is_coupled_by_its_own_names():
             coupling.step()
         ends.append([values(getattr(net, "_orig_mod", net)) for net, _ in models.values()])
         assert set(coupling.strengths()) == set(dict(start.named_parameters()))
-        assert type(coupling.merge(images(8, dtype=torch.float32), heads=False)) is Net
+        data = images(8, dtype=torch.float32)
+        assert type(coupling.merge(data, data, heads=False)) is Net
     for one, other in zip(*ends, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -24,8 +24,8 @@ def code_digest(made: Callable[..., Any]) -> str:
     """Hash the file that a class or function is from, and the files beside it that it imports.
 
     Beside it are the files in its folder and below; for a module of a package, all of the package.
-    What is installed is known by its name and the version of its library. What has no file, as in a notebook, is known by
-    its own source.
+    What is installed is known by its name and the version of its library. What has no file, as in
+    a notebook, is known by its own source.
     """
     if isinstance(made, partial):
         return _hash(code_digest(made.func), _plain(made.args), _plain(made.keywords))

@@ -1,7 +1,7 @@
 """`Coupling`: several models trained side by side, pulled together tensor by tensor."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,14 +21,16 @@ from conjoin.coupling.members import (
     Member,
     check_coupled,
     check_start,
+    common_names,
     layers_of_members,
     read_members,
     relative_gap,
 )
+from conjoin.coupling.pulling import average, penalty_of, pull_tensor
 from conjoin.coupling.pulls import JOINT, PENALTY, Rule
 from conjoin.coupling.sharing import (
     check_alike,
-    check_still_equal,
+    check_shared,
     share_gradients,
     share_overflow,
     tie,
@@ -45,12 +47,6 @@ from conjoin.coupling.strength import (
 from conjoin.errors import InputError
 
 __all__ = ["Coupling"]
-
-ROWS = 1 << 18
-"""Elements of a tensor that are pulled at a time: what a pull needs of memory."""
-
-CHECKED_EVERY = 100
-"""Steps after which shared tensors are compared, to find a loop that lets them drift apart."""
 
 Start = Literal["shared", "any"]
 
@@ -220,7 +216,7 @@ class Coupling:
             return
         made = self._next - 1  # the number of the step that was just made
         strengths = self._strengths_at(made)
-        self._check_shared(_infinite(strengths), made)
+        check_shared(self._members, _infinite(strengths), self._shared_at, made)
         if steps < self._every:
             return
         groups = [member.group_numbers() for member in self._members]
@@ -233,7 +229,9 @@ class Coupling:
         if self._rounds is not None and self._time // self._rounds > (
             (self._time - steps) // self._rounds
         ):
-            self._finish_round(strengths)
+            for name, center in self._center.items():
+                if strengths[name] > 0:
+                    average([member.parameters[name].detach() for member in self._members], center)
         if isinstance(self._strength, TargetGap):
             self._adapt(self._strength, steps)
 
@@ -275,15 +273,8 @@ class Coupling:
             raise InputError("an infinite penalty has no gradient; use a Coupling that pulls")
         if not self._warned:
             self._warned = warn_if_unstable(self._members, strengths)
-        total = torch.zeros((), device=next(iter(member.parameters.values())).device)
-        for tensor, value in strengths.items():
-            own = member.parameters[tensor]
-            for other in self._members:
-                if other is not member:
-                    fixed = other.parameters[tensor].detach().to(own.device, own.dtype)
-                    dtype = torch.promote_types(own.dtype, torch.float32)
-                    total = total + value * (own - fixed).to(dtype).square().sum()
-        return total
+        others = [other.parameters for other in self._members if other is not member]
+        return penalty_of(member.parameters, others, strengths)
 
     def gap(self) -> dict[str, float]:
         """Give how far the models are apart, layer by layer, relative to their weights.
@@ -356,13 +347,10 @@ class Coupling:
 
     def __repr__(self) -> str:
         strengths = self.strengths()
-        counts = {
-            "private": sum(value == 0 for value in strengths.values()),
-            "shared": sum(math.isinf(value) for value in strengths.values()),
-        }
-        pulled = len(strengths) - sum(counts.values())
-        shown = ", ".join(f"{count} {what}" for what, count in counts.items())
-        return f"Coupling({', '.join(self.names)}: {pulled} tensors pulled, {shown})"
+        private, shared = sum(v == 0 for v in strengths.values()), len(_infinite(strengths))
+        pulled = len(strengths) - private - shared
+        counts = f"{pulled} tensors pulled, {private} private, {shared} shared"
+        return f"Coupling({', '.join(self.names)}: {counts})"
 
     @cached_property
     def _layers(self) -> tuple[Any, ...]:
@@ -374,16 +362,7 @@ class Coupling:
 
     @cached_property
     def _common(self) -> frozenset[str]:
-        first = self._members[0].parameters
-        return frozenset(
-            name
-            for name, tensor in first.items()
-            if tensor.dtype.is_floating_point
-            and all(
-                name in m.parameters and m.parameters[name].shape == tensor.shape
-                for m in self._members
-            )
-        )
+        return common_names(self._members)
 
     @property
     def _next(self) -> int:
@@ -393,39 +372,13 @@ class Coupling:
     def _optimizers(self) -> list[Optimizer]:
         return list({id(m.optimizer): m.optimizer for m in self._members}.values())
 
-    def _check_shared(self, shared: Sequence[str], made: int) -> None:
-        if not shared:
-            return
-        # A step that mixed precision skipped may lie between the one that was made and this pull.
-        if self._shared_at < made:
-            raise InputError(
-                f"{len(shared)} tensors are shared (strength infinity), but share_gradients() was "
-                "not called for this step; call it before the optimizers step, or use "
-                "coupling.step()"
-            )
-        if made < 3 or made % CHECKED_EVERY == 0:
-            check_still_equal(self._members, shared)
-
     def _pull(self, name: str, strength: float, groups: Sequence[Mapping[int, int]]) -> None:
         parameters = [member.parameters[name].detach() for member in self._members]
         steps = [EffectiveStep(0.0)] * len(parameters)
         if self._rule.steps:
             pairs = zip(self._members, groups, strict=True)
             steps = [self._effective(member, name, numbers) for member, numbers in pairs]
-        first, center = parameters[0], self._center.get(name)
-        dtype = torch.promote_types(first.dtype, torch.float32)
-        for rows in _rows(first):
-            parts = [p if rows is None else p[rows] for p in parameters]
-            middle = None if center is None else center if rows is None else center[rows]
-            weights = [part.to(first.device, dtype) for part in parts]
-            pulled_to = None if middle is None else middle.to(first.device, dtype)
-            sizes = [step.of(rows, dtype, first.device) for step in steps]
-            self._rule.apply(weights, sizes, strength, pulled_to)
-            for part, weight in zip(parts, weights, strict=True):
-                if weight is not part:
-                    part.copy_(weight)
-            if middle is not None and pulled_to is not None and pulled_to is not middle:
-                middle.copy_(pulled_to)
+        pull_tensor(self._rule, strength, parameters, steps, self._center.get(name))
 
     def _effective(self, member: Member, name: str, numbers: Mapping[int, int]) -> EffectiveStep:
         parameter = member.parameters[name]
@@ -434,15 +387,6 @@ class Coupling:
             return EffectiveStep(0.0)
         counter = self._counters[id(member.optimizer)]
         return counter.effective(member.optimizer, number, parameter)
-
-    def _finish_round(self, strengths: Mapping[str, float]) -> None:
-        for name in (name for name, value in strengths.items() if value > 0):
-            parameters = [member.parameters[name].detach() for member in self._members]
-            center = self._center[name]
-            mean = sum((p.to(center) for p in parameters[1:]), parameters[0].to(center))
-            center.copy_(mean / len(parameters))
-            for parameter in parameters:
-                parameter.copy_(center)
 
     def _adapt(self, target: TargetGap, steps: int) -> None:
         if self._time // target.every == (self._time - steps) // target.every:
@@ -455,13 +399,3 @@ class Coupling:
 
 def _infinite(strengths: Mapping[str, float]) -> list[str]:
     return [name for name, value in strengths.items() if math.isinf(value)]
-
-
-def _rows(tensor: Tensor) -> Iterator[slice | None]:
-    """Cut a tensor along its first dimension, whatever its order in memory."""
-    if tensor.numel() <= ROWS or tensor.dim() == 0:
-        yield None
-        return
-    rows = max(1, ROWS * len(tensor) // tensor.numel())
-    for start in range(0, len(tensor), rows):
-        yield slice(start, start + rows)

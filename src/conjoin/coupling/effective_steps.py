@@ -59,13 +59,19 @@ class EffectiveStep:
     correction: float | Tensor = 1.0
     eps: float | Tensor = 0.0
 
-    def of(self, rows: slice | None, dtype: torch.dtype, device: torch.device) -> float | Tensor:
-        """Give D for some rows of the parameter (None: all of it)."""
+    def kept(
+        self, factor: float, rows: slice | None, dtype: torch.dtype, device: torch.device
+    ) -> float | Tensor:
+        """Give ``1 / (1 + factor * D)`` for some rows of the parameter (None: all of it).
+
+        Of Adam with the bias correction in the numbers instead of the moments: fewer passes.
+        """
         if self.second is None:
-            return self.rate
+            return 1.0 / (1.0 + factor * self.rate)
         second = self.second if rows is None else self.second[rows]
-        root = (second.to(device, dtype) / self.correction).sqrt_()
-        return root.add_(self.eps).reciprocal_().mul_(self.rate)
+        scale = self.correction**0.5
+        root = second.to(device, dtype).sqrt().add_(self.eps * scale)
+        return root.div_(root + factor * self.rate * scale)
 
 
 @dataclass

@@ -28,6 +28,11 @@ def hand_over(
     """
     modules = [copy.deepcopy(module) for module in models.values()]
     needs_statistics = has_batchnorm(modules[0])
+    if data and len(data) != len(models):
+        raise InputError(
+            f"there are {len(models)} models and data of {len(data)}: give a loader for each of "
+            f"{', '.join(map(repr, models))}, in this order"
+        )
     if needs_statistics and not data:
         raise InputError(
             "the models have BatchNorm: give data of each, so that the statistics of the merged "
@@ -84,7 +89,7 @@ def _networks(
                 parameters[number][tensor].copy_(parameter)
         fresh = module
         if needs_statistics and has_batchnorm(module):
-            fresh = reestimate_batchnorm(module, data[number % len(data)])
+            fresh = reestimate_batchnorm(module, data[number])
         _tie_to(fresh, shared)
         networks[name] = fresh
     return TaskNetworks(networks)

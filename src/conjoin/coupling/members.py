@@ -16,6 +16,7 @@ __all__ = [
     "Member",
     "check_coupled",
     "check_start",
+    "common_names",
     "layers_of_members",
     "plain",
     "read_members",
@@ -113,6 +114,17 @@ def layers_of_members(members: Sequence[Member]) -> tuple[Layer, ...]:
         for layer in layers_of(members[0].module)
     ]
     return tuple(layer for layer in layers if layer.tensors)
+
+
+def common_names(members: Sequence[Member]) -> frozenset[str]:
+    """Name the floating-point parameters that all models have, in one shape."""
+    first, *others = (member.parameters for member in members)
+    return frozenset(
+        name
+        for name, tensor in first.items()
+        if tensor.dtype.is_floating_point
+        and all(name in other and other[name].shape == tensor.shape for other in others)
+    )
 
 
 def check_coupled(members: Sequence[Member], names: Iterable[str]) -> None:

@@ -13,6 +13,8 @@ that does not move (D = 0) is an anchor to the others. It is stable at every str
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import cast
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 
 __all__ = ["ANCHORED", "AVERAGE", "ELASTIC", "JOINT", "PENALTY", "Rule"]
 
-Steps = Sequence[float | Tensor]
+Kept = Sequence[float | Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,40 +31,42 @@ class Rule:
 
     Args:
         name: for messages.
-        apply: changes the weights, and the center if there is one, in place.
+        apply: (weights of each model, 1 / (1 + c D) of each, strength, center or None); changes the
+            weights, and the center if there is one, in place.
         steps: whether it needs effective steps.
         center: whether there is one more set of weights that models are pulled to.
     """
 
     name: str
-    apply: Callable[[Sequence[Tensor], Steps, float, Tensor | None], None]
+    apply: Callable[[Sequence[Tensor], Kept, float, Tensor | None], None]
     steps: bool
     center: bool
 
 
-def _joint(weights: Sequence[Tensor], steps: Steps, strength: float, _: Tensor | None) -> None:
-    c = 2.0 * strength * len(weights)
-    if all(isinstance(step, float) for step in steps):
-        numbers = [float(step) for step in steps]
-        if not any(numbers):
+def _joint(weights: Sequence[Tensor], kept: Kept, _: float, __: Tensor | None) -> None:
+    if all(isinstance(share, float) for share in kept):
+        numbers = [cast(float, share) for share in kept]
+        if all(number == 1.0 for number in numbers):
             return
-        kept = [1.0 / (1.0 + c * step) for step in numbers]
-        total = sum(kept)
-        mean = weights[0] * (kept[0] / total)
-        for weight, share in zip(weights[1:], kept[1:], strict=True):
-            mean.add_(weight, alpha=share / total)
-        for weight, share in zip(weights, kept, strict=True):
-            weight.lerp_(mean, 1.0 - share)
+        total = sum(numbers)
+        mean = weights[0] * (numbers[0] / total)
+        for weight, number in zip(weights[1:], numbers[1:], strict=True):
+            mean.add_(weight, alpha=number / total)
+        for weight, number in zip(weights, numbers, strict=True):
+            weight.lerp_(mean, 1.0 - number)
         return
-    tensors = [torch.as_tensor(s, dtype=weights[0].dtype, device=weights[0].device) for s in steps]
-    each = [(step * c).add_(1.0).reciprocal_() for step in tensors]
-    mean = sum((a * w for a, w in zip(each, weights, strict=True)), torch.zeros_like(weights[0]))
-    mean /= torch.stack([a.expand_as(mean) for a in each]).sum(0)
-    for weight, a in zip(weights, each, strict=True):
-        weight.sub_(mean).mul_(a).add_(mean)
+    mean = weights[0] * kept[0]
+    for weight, share in zip(weights[1:], kept[1:], strict=True):
+        if isinstance(share, float):
+            mean.add_(weight, alpha=share)
+        else:
+            mean.addcmul_(weight, share)
+    mean.div_(reduce(add, kept))
+    for weight, share in zip(weights, kept, strict=True):
+        torch.lerp(mean, weight, share, out=weight)
 
 
-def _average(weights: Sequence[Tensor], _: Steps, share: float, __: Tensor | None) -> None:
+def _average(weights: Sequence[Tensor], _: Kept, share: float, __: Tensor | None) -> None:
     mean = weights[0] / len(weights)
     for weight in weights[1:]:
         mean.add_(weight, alpha=1.0 / len(weights))
@@ -70,7 +74,7 @@ def _average(weights: Sequence[Tensor], _: Steps, share: float, __: Tensor | Non
         weight.lerp_(mean, min(share, 1.0))
 
 
-def _elastic(weights: Sequence[Tensor], _: Steps, alpha: float, center: Tensor | None) -> None:
+def _elastic(weights: Sequence[Tensor], _: Kept, alpha: float, center: Tensor | None) -> None:
     center = cast(Tensor, center)
     moved = torch.zeros_like(center)
     for weight in weights:
@@ -80,13 +84,9 @@ def _elastic(weights: Sequence[Tensor], _: Steps, alpha: float, center: Tensor |
     center.add_(moved)
 
 
-def _anchored(weights: Sequence[Tensor], steps: Steps, mu: float, center: Tensor | None) -> None:
-    center = cast(Tensor, center)
-    for weight, step in zip(weights, steps, strict=True):
-        share = mu * step / (1.0 + mu * step)
-        weight.lerp_(center, share) if isinstance(share, float) else weight.add_(
-            (center - weight).mul_(share)
-        )
+def _anchored(weights: Sequence[Tensor], kept: Kept, _: float, center: Tensor | None) -> None:
+    for weight, share in zip(weights, kept, strict=True):
+        torch.lerp(cast(Tensor, center), weight, share, out=weight)
 
 
 def _nothing(*_: object) -> None:

@@ -10,7 +10,17 @@ from torch.optim import Optimizer
 from conjoin.coupling.members import Member
 from conjoin.errors import InputError
 
-__all__ = ["check_alike", "check_still_equal", "share_gradients", "share_overflow", "tie"]
+__all__ = [
+    "check_alike",
+    "check_shared",
+    "check_still_equal",
+    "share_gradients",
+    "share_overflow",
+    "tie",
+]
+
+CHECKED_EVERY = 100
+"""Steps after which shared tensors are compared, to find a loop that lets them drift apart."""
 
 
 @torch.no_grad()
@@ -133,6 +143,31 @@ def check_alike(members: Sequence[Member], shared: Sequence[str]) -> None:
                     f"{one.get(key)!r} and {other.get(key)!r}. Give both the same settings, or use "
                     "a large finite strength, such as 1e6"
                 )
+
+
+def check_shared(
+    members: Sequence[Member], shared: Sequence[str], shared_at: int, made: int
+) -> None:
+    """Raise if gradients were not shared for a step, or if shared tensors have drifted apart.
+
+    Args:
+        members: the models.
+        shared: names of the shared tensors.
+        shared_at: the step that gradients were last shared for.
+        made: the step that was just made. A step that mixed precision skipped may lie between.
+
+    Raises:
+        InputError: with what to do.
+    """
+    if not shared:
+        return
+    if shared_at < made:
+        raise InputError(
+            f"{len(shared)} tensors are shared (strength infinity), but share_gradients() was "
+            "not called for this step; call it before the optimizers step, or use coupling.step()"
+        )
+    if made < 3 or made % CHECKED_EVERY == 0:
+        check_still_equal(members, shared)
 
 
 def check_still_equal(members: Sequence[Member], shared: Sequence[str]) -> None:

@@ -110,14 +110,14 @@ def train_models(
         learners: name -> model with its data.
         recipe: of all of them.
         strength: of the coupling; see `Coupling`.
-        device: where to train; None leaves the modules where they are.
+        device: where to train; None is the CPU.
         work: a folder for the state after each epoch; a later call with the same arguments goes on
             from there and ends with the same bits.
         on_step: called with (steps done, steps in all).
 
     Raises:
         InputError: no learner, or no step.
-        TrainingError: a loss became NaN or infinite.
+        TrainingError: weights are no longer finite after an epoch.
     """
     if not learners:
         raise InputError("training needs at least one model")
