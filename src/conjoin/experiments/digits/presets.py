@@ -59,7 +59,7 @@ PRESETS: Mapping[str, Preset] = {
         settings=Settings(statistics=1_000, curve_examples=500, points=7, resolution=9, layers=13),
         width=1 / 8,
         schedule=Schedule(epochs=5, batch_size=64, learning_rate=0.02),
-        strengths=(0.0, 0.1, 1.0, math.inf),
+        strengths=(0.0, 0.01, 0.1, math.inf),
     ),
     "small": Preset(
         about="real MNIST and rendered street numbers, 12,000 images a task, width 1/8: "
@@ -82,7 +82,7 @@ PRESETS: Mapping[str, Preset] = {
         unseen="handwritten",
         train=24_000,
         validation=5_000,
-        test=20_000,
+        test=10_000,
         settings=Settings(curve_examples=1_000, resolution=11, layers=13),
         width=1 / 4,
         schedule=Schedule(epochs=10),
