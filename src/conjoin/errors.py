@@ -9,6 +9,7 @@
     ├── OutputExistsError (FileExistsError)   a result would replace something; nothing was written
     ├── DataError (ValueError)        a data set that is missing, malformed, or does not fit
     ├── TrainingError (RuntimeError)  a network that did not learn
+    ├── TraceError (ValueError)       a model whose operations cannot be recorded
     ├── StageError (RuntimeError)     a cached stage that cannot be used, or is in use
     └── UserCodeError (RuntimeError)  code that the user named has raised
 
@@ -29,6 +30,7 @@ __all__ = [
     "OutputExistsError",
     "StabilityWarning",
     "StageError",
+    "TraceError",
     "TrainingError",
     "UserCodeError",
 ]
@@ -68,6 +70,10 @@ class DataError(ConjoinError, ValueError):
 
 class TrainingError(ConjoinError, RuntimeError):
     """A network that did not learn, so that a table of it would say nothing."""
+
+
+class TraceError(ConjoinError, ValueError):
+    """A model whose operations cannot be recorded, since they depend on values."""
 
 
 class StageError(ConjoinError, RuntimeError):

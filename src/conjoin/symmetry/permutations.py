@@ -1,0 +1,270 @@
+"""Permutations of a network's hidden units: sampled, applied, composed, inverted, saved."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from conjoin.checkpoints import open_checkpoint, save
+from conjoin.errors import CheckpointError, InputError, MismatchError
+from conjoin.symmetry.groups import Group, Layout, Part
+
+__all__ = ["Permutations"]
+
+M = TypeVar("M", bound=nn.Module)
+
+FORMAT = "conjoin.permutations"
+
+
+class Permutations:
+    """An order for every group of a layout: position i of the result is position ``order[i]``.
+
+    Args:
+        layout: groups, and of which of them the tensors are made.
+        orders: group -> int64 [copies..., size], a permutation in the last dimension; groups that
+            are missing stay as they are.
+
+    Raises:
+        InputError: an order is no permutation, or of no group.
+    """
+
+    def __init__(self, layout: Layout, orders: Mapping[str, Tensor]) -> None:
+        self.layout = layout
+        self.orders: dict[str, Tensor] = {}
+        for name, group in layout.groups.items():
+            shape = (*group.copies, group.size)
+            order = orders.get(name)
+            if order is None:
+                order = torch.arange(group.size).expand(shape)
+            if tuple(order.shape) != shape or not _is_permutation(order):
+                raise InputError(
+                    f"the order of {name!r} must be permutations of {group.size} positions, "
+                    f"int64 {list(shape)}; found {order.dtype} {list(order.shape)}"
+                )
+            self.orders[name] = order.contiguous()
+        unknown = [name for name in orders if name not in layout.groups]
+        if unknown:
+            raise InputError(f"there is no group {unknown[0]!r} to reorder")
+
+    @overload
+    def apply(self, model: M) -> M: ...
+    @overload
+    def apply(self, model: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
+    def apply(self, model: Any) -> Any:
+        """Give the reordered copy of a module, or of a mapping of its tensors.
+
+        Names that the layout does not know are kept as they are.
+
+        Raises:
+            MismatchError: a tensor is missing, or has another shape.
+        """
+        if isinstance(model, nn.Module):
+            result = copy.deepcopy(model)
+            state = {**dict(result.named_parameters()), **dict(result.named_buffers())}
+            with torch.no_grad():
+                for name in self.layout.tensors:
+                    if name not in state:
+                        raise MismatchError(f"the model has no tensor {name!r}")
+                    state[name].copy_(self.tensor(name, state[name].detach()))
+            return result
+        missing = [name for name in self.layout.tensors if name not in model]
+        if missing:
+            raise MismatchError(f"there is no tensor {missing[0]!r} among the {len(model)} given")
+        return {
+            name: self.tensor(name, tensor) if name in self.layout.tensors else tensor
+            for name, tensor in model.items()
+        }
+
+    def tensor(self, name: str, tensor: Tensor) -> Tensor:
+        """Give one reordered tensor.
+
+        Raises:
+            MismatchError: its shape is not that of the layout.
+        """
+        parts = self.layout.tensors[name]
+        sizes = tuple(map(_size, parts))
+        if tuple(tensor.shape) != sizes:
+            raise MismatchError(
+                f"{name!r} has the shape {list(tensor.shape)}; the permutations are for "
+                f"{list(sizes)}"
+            )
+        return self._reordered(tensor, parts, range(len(parts)))
+
+    def inverse(self) -> "Permutations":
+        """Give what puts everything back."""
+        orders: dict[str, Tensor] = {}
+        for name, group in self.layout.groups.items():
+            back = self.orders[name].argsort(-1)
+            orders[name] = _at(back, [self._order_of(orders, w, n) for w, n in _around(group)])
+        return Permutations(self.layout, orders)
+
+    def after(self, first: "Permutations") -> "Permutations":
+        """Give what applying `first` and then this does."""
+        self._check_same(first)
+        orders = {}
+        for name, group in self.layout.groups.items():
+            before = _at(
+                first.orders[name], [self._order_of(self.orders, w, n) for w, n in _around(group)]
+            )
+            orders[name] = before.gather(-1, self.orders[name])
+        return Permutations(self.layout, orders)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Permutations):
+            return NotImplemented
+        return self.layout == other.layout and all(
+            torch.equal(order, other.orders[name]) for name, order in self.orders.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def is_identity(self) -> bool:
+        """Whether nothing is moved."""
+        return all(
+            torch.equal(order, torch.arange(order.shape[-1]).expand_as(order))
+            for order in self.orders.values()
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file; its metadata hold the layout as JSON."""
+        names = {f"{number}": name for number, name in enumerate(self.orders)}
+        tensors = {number: self.orders[name] for number, name in names.items()}
+        layout = {n: list(map(_part_json, parts)) for n, parts in self.layout.tensors.items()}
+        metadata = {
+            "format": FORMAT,
+            "groups": json.dumps([_group_json(g) for g in self.layout.groups.values()]),
+            "tensors": json.dumps(layout),
+            "pinned": json.dumps({reason: list(t) for reason, t in self.layout.pinned.items()}),
+        }
+        save(tensors, Path(path), metadata=metadata, overwrite=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Permutations":
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: it is no such file.
+        """
+        stored = open_checkpoint(path)
+        if stored.metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has no permutations; they are written by `save`")
+        groups = [_group_of(found) for found in json.loads(stored.metadata["groups"])]
+        tensors = {
+            name: tuple(map(_part_of, parts))
+            for name, parts in json.loads(stored.metadata["tensors"]).items()
+        }
+        pinned = {r: tuple(t) for r, t in json.loads(stored.metadata["pinned"]).items()}
+        layout = Layout({group.name: group for group in groups}, tensors, pinned)
+        return cls(layout, {group.name: stored[str(n)] for n, group in enumerate(groups)})
+
+    def _order_of(self, orders: Mapping[str, Tensor], name: str, size: int) -> Tensor:
+        return orders.get(name, torch.arange(size))  # what is pinned stays in its place
+
+    def _check_same(self, other: "Permutations") -> None:
+        if self.layout != other.layout:
+            raise MismatchError("the permutations are of networks of different structure")
+
+    def _reordered(self, tensor: Tensor, parts: Sequence[Part], dims: Sequence[int]) -> Tensor:
+        """Reorder a tensor whose dimensions are `parts`, each a part of its dimension in `dims`."""
+        for at, part in enumerate(parts):
+            before, after = slice(None, at), slice(at + 1, None)
+            if part.kind == "product":
+                sizes = tuple(map(_size, part.parts))
+                shape = (*tensor.shape[before], *sizes, *tensor.shape[after])
+                inner = (*parts[before], *part.parts, *parts[after])
+                inner_dims = (*dims[before], *(dims[at] for _ in sizes), *dims[after])
+                done = self._reordered(tensor.reshape(shape), inner, inner_dims)
+                return done.reshape(tensor.shape)
+            if part.kind == "sum":
+                pieces = tensor.split(list(map(_size, part.parts)), at)
+                each = [
+                    self._reordered(piece, (*parts[before], one, *parts[after]), dims)
+                    for piece, one in zip(pieces, part.parts, strict=True)
+                ]
+                return torch.cat(each, at)
+        return self._atoms_reordered(tensor, [part.name for part in parts], dims)
+
+    def _atoms_reordered(
+        self, tensor: Tensor, names: Sequence[str | None], dims: Sequence[int]
+    ) -> Tensor:
+        for name, group in self.layout.groups.items():
+            for at in (number for number, found in enumerate(names) if found == name):
+                order = self.orders[name].to(tensor.device)
+                if not group.within:
+                    tensor = tensor.index_select(at, order)
+                    continue
+                # The order of each copy, laid along the dimensions that tell copies apart.
+                places = [_place_of(outer, names, dims, dims[at]) for outer in group.within]
+                shape = [1] * tensor.dim()
+                for place in (*places, at):
+                    shape[place] = tensor.shape[place]
+                laid = order.permute([(*places, at).index(n) for n in sorted((*places, at))])
+                tensor = tensor.gather(at, laid.reshape(shape).expand(tensor.shape))
+        return tensor
+
+
+def _place_of(name: str, names: Sequence[str | None], dims: Sequence[int], dim: int) -> int:
+    """Give where an outer group stands: in the same dimension, if it is there, else anywhere."""
+    found = [place for place, other in enumerate(names) if other == name]
+    return next((place for place in found if dims[place] == dim), found[0])
+
+
+def _around(group: Group) -> list[tuple[str, int]]:
+    return list(zip(group.within, group.copies, strict=True))
+
+
+def _at(order: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """Give the orders of copies that have themselves been moved."""
+    for dim, row in enumerate(rows):
+        order = order.index_select(dim, row)
+    return order
+
+
+def _is_permutation(order: Tensor) -> bool:
+    expected = torch.arange(order.shape[-1]).expand_as(order)
+    return order.dtype == torch.int64 and torch.equal(order.sort(-1).values, expected)
+
+
+def _size(part: Part) -> int:
+    sizes = list(map(_size, part.parts))
+    if part.kind == "atom":
+        return part.size
+    if part.kind == "sum":
+        return sum(sizes)
+    result = 1
+    for size in sizes:
+        result *= size
+    return result
+
+
+def _part_json(part: Part) -> Any:
+    if part.kind == "atom":
+        return [part.name, part.size]
+    return {part.kind: list(map(_part_json, part.parts))}
+
+
+def _part_of(found: Any) -> Part:
+    if isinstance(found, list):
+        return Part("atom", found[0], int(found[1]))
+    kind, parts = next(iter(found.items()))
+    return Part(kind, parts=tuple(map(_part_of, parts)))
+
+
+def _group_json(group: Group) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "size": group.size,
+        "within": list(group.within),
+        "copies": list(group.copies),
+        "members": [list(member) for member in group.members],
+    }
+
+
+def _group_of(found: Mapping[str, Any]) -> Group:
+    members = tuple((str(tensor), int(dim)) for tensor, dim in found["members"])
+    within, copies = tuple(found["within"]), tuple(found["copies"])
+    return Group(found["name"], int(found["size"]), within, copies, members)

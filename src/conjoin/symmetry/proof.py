@@ -1,0 +1,156 @@
+"""Proof by running: a random reordering of a network must not change what it computes."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from conjoin.batches import Inputs, map_inputs, run_model
+from conjoin.symmetry.groups import Layout
+from conjoin.symmetry.permutations import Permutations
+
+__all__ = ["Proof", "largest_error", "prove", "random_orders", "randomized"]
+
+TOLERANCE = 1e-9
+"""Largest error of the outputs, relative to their size, in float64."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What running has shown.
+
+    Args:
+        error: largest difference of the outputs relative to their largest, all proven groups
+            reordered at once.
+        guilty: groups that change the outputs, which are errors of a rule.
+    """
+
+    error: float
+    guilty: tuple[str, ...]
+
+
+def prove(model: nn.Module, layout: Layout, inputs: Inputs, *, seed: int = 0) -> Proof:
+    """Reorder everything at once and compare the outputs; find the guilty by halving.
+
+    Args:
+        model: not changed. A copy in float64 is run, with random numbers in the place of weights
+            that are all equal, such as zeros, and of running statistics: they would hide an error.
+        layout: groups to prove.
+        inputs: an example batch; two batches of other sizes are run.
+        seed: of the random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    example = randomized(model, generator)
+    batches = _batches(inputs, layout, generator)
+    expected = [_run(example, batch) for batch in batches]
+    orders = random_orders(layout, generator)
+
+    def error(names: Sequence[str]) -> float:
+        chosen = Permutations(layout, {name: orders[name] for name in names})
+        changed = chosen.apply(example)
+        found = [_run(changed, batch) for batch in batches]
+        return max(map(largest_error, found, expected), default=0.0)
+
+    names = list(layout.groups)
+    whole = error(names) if names else 0.0
+    if whole <= TOLERANCE:
+        return Proof(whole, ())
+    guilty = _guilty(names, error)
+    rest = [name for name in names if name not in guilty]
+    return Proof(error(rest) if rest else 0.0, tuple(guilty))
+
+
+def _guilty(names: Sequence[str], error: Callable[[Sequence[str]], float]) -> list[str]:
+    if error(names) <= TOLERANCE:
+        return []
+    if len(names) == 1:
+        return list(names)
+    half = len(names) // 2
+    found = [*_guilty(names[:half], error), *_guilty(names[half:], error)]
+    return found or list(names)  # none alone, but both halves together
+
+
+def random_orders(layout: Layout, generator: torch.Generator) -> dict[str, Tensor]:
+    """Draw an order for every group, none of which leaves everything in its place."""
+    orders = {}
+    for name, group in layout.groups.items():
+        shape = (*group.copies, group.size)
+        order = torch.rand(shape, generator=generator).argsort(-1)
+        if torch.equal(order, torch.arange(group.size).expand(shape)):
+            order = order.roll(1, -1)
+        orders[name] = order
+    return orders
+
+
+@torch.no_grad()
+def randomized(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Give a copy in float64 and eval mode in which no weight or statistic is constant."""
+    example = copy.deepcopy(model).cpu().double().eval()
+    for parameter in example.parameters():
+        if (
+            parameter.numel()
+            and parameter.is_floating_point()
+            and bool((parameter == parameter.flatten()[0]).all())
+        ):
+            parameter.add_(0.5 * _randn(parameter, generator))
+    for part in example.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name == "running_mean":
+                buffer.copy_(_randn(buffer, generator))
+            elif name == "running_var":
+                buffer.copy_(_randn(buffer, generator).abs() + 0.5)
+    return example  # fmt: skip
+
+
+def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Give the largest difference, relative to the largest expected number."""
+    worst = 0.0
+    for one, other in zip(found, expected, strict=True):
+        if one.shape != other.shape:
+            return float("inf")
+        if not other.numel():
+            continue
+        if not other.is_floating_point():
+            worst = max(worst, 0.0 if torch.equal(one, other) else float("inf"))
+            continue
+        if not bool(torch.isfinite(other).all() and torch.isfinite(one).all()):
+            same = torch.equal(one.isnan(), other.isnan())
+            worst = max(worst, 0.0 if same else float("inf"))
+            one, other = one.nan_to_num(), other.nan_to_num()
+        scale = float(other.abs().max()) or 1.0
+        worst = max(worst, float((one - other).abs().max()) / scale)
+    return worst
+
+
+def _randn(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+
+
+def _batches(inputs: Inputs, layout: Layout, generator: torch.Generator) -> list[Inputs]:
+    """Give two batches of random examples whose sizes are no number of channels."""
+    sizes = {group.size for group in layout.groups.values()}
+    free = [size for size in range(2, 64) if size not in sizes][:2] or [2, 3]
+    batches = []
+    for size in free:
+
+        def drawn(tensor: Tensor, size: int = size) -> Tensor:
+            rows = torch.arange(size) % len(tensor)
+            example = tensor.detach().cpu()[rows]
+            if not example.is_floating_point():
+                return example
+            noise = torch.randn(example.shape, generator=generator, dtype=torch.float64)
+            return example.double() + 0.5 * noise
+
+        batches.append(map_inputs(inputs, drawn))
+    return batches
+
+
+@torch.no_grad()
+def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    outputs: Any = run_model(model, inputs)
+    leaves = _pytree.tree_leaves(outputs if not isinstance(outputs, Mapping) else dict(outputs))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -1,0 +1,231 @@
+"""Going through a graph, operation by operation: what must move together, what may not move."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from conjoin.checkpoints import Kind
+from conjoin.symmetry.axes import Axes, Space, size_of_axis
+from conjoin.symmetry.rules import RULES, Rule
+from conjoin.symmetry.rules.elementwise import elementwise
+from conjoin.symmetry.tracing import Trace, size_of
+from conjoin.symmetry.values import Call, Source, Value
+
+__all__ = ["Solved", "solve"]
+
+CONSTRUCTORS = ("full", "zeros", "ones", "full_like", "zeros_like", "ones_like", "new_zeros",
+                "new_ones", "new_full", "scalar_tensor", "empty")  # fmt: skip
+"""Operations whose result has one value everywhere."""
+
+MOST_SLICES = 64
+"""A dimension that is only selected from is followed slice by slice up to this size."""
+
+
+@dataclass
+class Solved:
+    """What has been found.
+
+    Args:
+        space: of all axes.
+        tensors: name of each parameter and buffer -> its axes.
+        values: the axes of everything that was computed, too.
+        unknown: operations without a rule, and how often they occur.
+    """
+
+    space: Space
+    tensors: dict[str, Axes] = field(default_factory=dict)
+    values: list[Axes] = field(default_factory=list)
+    unknown: dict[str, int] = field(default_factory=dict)
+
+
+def solve(trace: Trace) -> Solved:
+    """Go through the graph of a model once."""
+    solved = Solved(Space())
+    found: dict[Node, Any] = {}
+    for node in trace.nodes:
+        if node.op == "placeholder":
+            found[node] = _placeholder(node, trace, solved)
+        elif node.op == "get_attr":
+            found[node] = _constant(node, solved)
+        elif node.op == "call_function":
+            found[node] = _call(node, found, solved)
+        elif node.op == "output":
+            for value in _values(_resolved(node.args, found)):
+                for axis in value.whole(solved.space):
+                    solved.space.pin(axis, "an output")
+    for value in _values(list(found.values())):
+        solved.values.append(value.axes)
+        for one in value.slices or ():
+            solved.values.append(one)
+    return solved
+
+
+def _placeholder(node: Node, trace: Trace, solved: Solved) -> Any:
+    shape = _shape(node.meta.get("val"))
+    if shape is None:
+        return size_of(node.meta["val"]) if isinstance(node.meta.get("val"), torch.SymInt) else None
+    space = solved.space
+    name = trace.tensors.get(node.name)
+    if name is None:
+        known = node.name in trace.program.graph_signature.user_inputs
+        reason = "an input" if known else "a constant"
+        return Value(tuple(space.pinned_atom(size, reason) for size in shape), "plain")
+    name = trace.names.get(name, name)
+    if name not in solved.tensors:
+        solved.tensors[name] = tuple(space.atom(size) for size in shape)
+        kind = trace.kinds.get(name, Kind.CONSTANT)
+        if kind not in (Kind.WEIGHT, Kind.STATISTIC):
+            for axis in solved.tensors[name]:
+                space.pin(axis, "a constant")
+    return Value(solved.tensors[name], "learned")
+
+
+def _constant(node: Node, solved: Solved) -> Value | None:
+    shape = _shape(node.meta.get("val"))
+    if shape is None:
+        return None
+    return Value(tuple(solved.space.pinned_atom(s, "a constant") for s in shape), "plain")
+
+
+def _call(node: Node, found: Mapping[Node, Any], solved: Solved) -> Any:
+    args, kwargs = _resolved(node.args, found), _resolved(node.kwargs, found)
+    if node.target is operator.getitem:
+        return args[0][args[1]] if isinstance(args[0], list | tuple) else None
+    meta = node.meta.get("val")
+    shapes = _shapes(meta)
+    if not shapes:
+        return size_of(meta) if isinstance(meta, int | torch.SymInt) else None
+    name = _name(node.target)
+    call = Call(name, args, kwargs, shapes, solved.space, _selected(node))
+    values = call.values()
+    results = _results(node, call, values, solved)
+    return results[0] if isinstance(meta, Tensor) else results
+
+
+def _results(node: Node, call: Call, values: Sequence[Value], solved: Solved) -> list[Any]:
+    plain = call.name.partition(".")[2]
+    if plain in CONSTRUCTORS:
+        return [_free(call, shape, "uniform") for shape in call.shapes]
+    if not any(value.source == "learned" for value in values):
+        if values and all(value.source == "uniform" for value in values):
+            return [_free(call, shape, "uniform") for shape in call.shapes]
+        reason = "it comes from the input or from constants alone"
+        return [
+            Value(tuple(solved.space.pinned_atom(s, reason) for s in shape), "plain")
+            for shape in call.shapes
+        ]
+    rule = _rule(node, call.name)
+    if rule is None:
+        return _unknown(call, values, solved)
+    made = rule(call)
+    several: Sequence[Axes | Value] = [made] if isinstance(made, Value) else made
+    results = [one if isinstance(one, Value) else Value(tuple(one), "learned") for one in several]
+    for result, shape in zip(results, call.shapes, strict=False):
+        if tuple(map(size_of_axis, result.axes)) != shape:
+            return _unknown(call, values, solved)
+    return results
+
+
+def _rule(node: Node, name: str) -> Rule | None:
+    rule = RULES.get(name)
+    if rule is not None:
+        return rule
+    tags = getattr(node.target, "tags", ())
+    return elementwise if torch.Tag.pointwise in tags else None
+
+
+def _unknown(call: Call, values: Sequence[Value], solved: Solved) -> list[Value]:
+    """Pin all that an operation without a rule touches: never a guess."""
+    solved.unknown[call.name] = solved.unknown.get(call.name, 0) + 1
+    reason = f"no rule for {call.name}"
+    for value in values:
+        for axis in value.whole(solved.space):
+            solved.space.pin(axis, reason)
+    return [
+        Value(tuple(solved.space.pinned_atom(s, reason) for s in shape), "learned")
+        for shape in call.shapes
+    ]
+
+
+def _free(call: Call, shape: Sequence[int], source: Source) -> Value:
+    return Value(tuple(call.space.atom(size) for size in shape), source)
+
+
+def _selected(node: Node) -> tuple[int, ...]:
+    """Name the dimensions of a view's result that are only selected from afterwards."""
+    shape = _shape(node.meta.get("val"))
+    if shape is None or _name(node.target) not in ("aten.view", "aten.reshape", "aten.unflatten"):
+        return ()
+    return tuple(
+        dim for dim, size in enumerate(shape) if 1 < size <= MOST_SLICES and _only(node, dim)
+    )
+
+
+def _only(node: Node, dim: int) -> bool:
+    """Whether every use of a result leads to taking single positions of one of its dimensions."""
+    rank = len(_shape(node.meta["val"]) or ())
+    return bool(node.users) and all(_follows(user, dim, rank) for user in node.users)
+
+
+def _follows(user: Node, dim: int, rank: int) -> bool:
+    name, args = _name(user.target), list(user.args)
+    if name in ("aten.select", "aten.unbind"):
+        return int(args[1] if len(args) > 1 else 0) % rank == dim  # type: ignore[arg-type]
+    if name in ("aten.clone", "aten.alias", "aten.contiguous"):
+        return _only(user, dim)
+    if name in ("aten.permute", "aten.transpose"):
+        if name == "aten.permute":
+            order = [int(n) % rank for n in args[1]]  # type: ignore[union-attr, arg-type]
+        else:
+            order = list(range(rank))
+            one, other = (int(n) % rank for n in args[1:3])  # type: ignore[arg-type]
+            order[one], order[other] = order[other], order[one]
+        return _only(user, order.index(dim))
+    if name == "aten.unsqueeze":
+        return _only(user, dim + (int(args[1]) % (rank + 1) <= dim))  # type: ignore[arg-type]
+    if name == "aten.squeeze" and len(args) > 1:
+        gone = args[1] if isinstance(args[1], list | tuple) else [args[1]]
+        numbers = {int(n) % rank for n in gone}  # type: ignore[arg-type]
+        return dim not in numbers and _only(user, dim - sum(n < dim for n in numbers))
+    return False
+
+
+def _name(target: Any) -> str:
+    """Give ``aten.add`` for every overload of it."""
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target.namespace}.{target._opname}"
+    return str(getattr(target, "__name__", target))
+
+
+def _resolved(items: Any, found: Mapping[Node, Any]) -> Any:
+    if isinstance(items, Node):
+        return found[items]
+    if isinstance(items, dict):
+        return {key: _resolved(item, found) for key, item in items.items()}
+    if isinstance(items, list | tuple):
+        return [_resolved(item, found) for item in items]
+    if isinstance(items, torch.SymInt):
+        return size_of(items)
+    return items
+
+
+def _values(items: Any) -> list[Value]:
+    if isinstance(items, Value):
+        return [items]
+    if isinstance(items, list | tuple):
+        return [value for item in items for value in _values(item)]
+    return []
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(map(size_of, value.shape)) if isinstance(value, Tensor) else None
+
+
+def _shapes(meta: Any) -> tuple[tuple[int, ...], ...]:
+    several = meta if isinstance(meta, list | tuple) else [meta]
+    return tuple(shape for one in several if (shape := _shape(one)) is not None)

@@ -1,0 +1,145 @@
+"""A model -> a graph of operations with exact shapes, by `torch.export`."""
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, default_decompositions, export
+from torch.fx import Node
+
+from conjoin.batches import Inputs
+from conjoin.checkpoints import Checkpoint, Kind, from_module
+from conjoin.errors import InputError, TraceError
+
+__all__ = ["Trace", "size_of", "trace"]
+
+WHOLE = (
+    "linear", "matmul", "einsum", "scaled_dot_product_attention", "lstm", "gru", "rnn_tanh",
+    "rnn_relu", "im2col", "col2im", "roll", "instance_norm", "embedding_bag", "bilinear",
+    "matrix_exp",
+)  # fmt: skip
+"""Operations that are kept as they are: what they decompose into says less."""
+
+PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081, 1_000_099)
+"""Stand for dimensions of the batch, so that none is taken for a number of channels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What a model does.
+
+    Args:
+        program: of `torch.export`, decomposed.
+        tensors: placeholder -> name of the parameter or buffer.
+        names: of a tensor's aliases -> the name it is known by.
+        kinds: of parameters and buffers.
+    """
+
+    program: ExportedProgram
+    tensors: Mapping[str, str]
+    names: Mapping[str, str]
+    kinds: Mapping[str, Kind]
+
+    @property
+    def nodes(self) -> Sequence[Node]:
+        """Nodes in the order of execution."""
+        return list(self.program.graph.nodes)
+
+
+def trace(model: nn.Module, inputs: Inputs) -> Trace:
+    """Export a copy of a model in eval mode.
+
+    Args:
+        model: not changed.
+        inputs: an example batch of two or more: what a call of the model takes. The first dimension
+            of every tensor is the batch.
+
+    Raises:
+        InputError: the example has no batch, or the model does not take it.
+        TraceError: the model cannot be exported; the message says what to do.
+    """
+    args, kwargs = _arguments(inputs)
+    tensors = [*args, *kwargs.values()]
+    if not tensors or any(t.dim() == 0 or len(t) < 2 for t in tensors):
+        raise InputError(
+            "the example inputs must be tensors with a batch of two or more in their first "
+            f"dimension; found {[list(t.shape) for t in tensors]}"
+        )
+    example = copy.deepcopy(model).eval()  # some models keep what a first run has computed
+    try:
+        with torch.no_grad():
+            example(*args, **kwargs)
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} does not run on the example inputs "
+            f"{[list(t.shape) for t in tensors]}: {error}"
+        ) from error
+    program = _exported(copy.deepcopy(model).eval(), args, kwargs)
+    checkpoint: Checkpoint = from_module(model)
+    kinds = {name: spec.kind for name, spec in checkpoint.specs.items()}
+    signature = program.graph_signature
+    owners = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return Trace(program, owners, _canonical(model), kinds)
+
+
+def _exported(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+    batch = {0: Dim.AUTO}  # so that it is not taken for a number of channels
+    shapes: Any = dict.fromkeys(kwargs, batch) if kwargs else tuple(batch for _ in args)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch about itself
+            program = export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            table = default_decompositions()
+            for operator in list(table):
+                if _is_whole(operator.name()):
+                    del table[operator]
+            return program.run_decompositions(table)
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise TraceError(
+            f"{type(model).__name__} cannot be traced by torch.export: {first}. Symmetries are "
+            "found from the operations, which must not depend on values: no `if` on a tensor, no "
+            "loop over .item(), no packed sequences. Trace the part without that, or one whose "
+            "forward takes the branch as an argument"
+        ) from error
+
+
+def _is_whole(name: str) -> bool:
+    base = name.partition("::")[2]
+    plain = base.partition(".")[0]
+    is_vector = plain.lstrip("_").startswith("upsample") and base.endswith(".vec")
+    return plain in WHOLE or plain.startswith("adaptive_") or is_vector
+
+
+def _arguments(inputs: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return tuple(inputs), {}
+
+
+def _canonical(model: nn.Module) -> dict[str, str]:
+    """Give the first name of every tensor: a tied one has several."""
+    first: dict[int, str] = {}
+    names = {}
+    everything = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    for name, tensor in everything:
+        names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+def size_of(value: Any) -> int:
+    """Give a size as a number; each dimension of the batch is a prime of its own."""
+    if isinstance(value, int):
+        return value
+    expression = value.node.expr
+    symbols = sorted(expression.free_symbols, key=str)
+    return int(expression.subs(dict(zip(symbols, PRIMES, strict=False))))
