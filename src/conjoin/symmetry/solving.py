@@ -176,6 +176,9 @@ def _follows(user: Node, dim: int, rank: int) -> bool:
     name, args = _name(user.target), list(user.args)
     if name in ("aten.select", "aten.unbind"):
         return int(args[1] if len(args) > 1 else 0) % rank == dim  # type: ignore[arg-type]
+    if name == "aten.slice":  # of one position: what unbind becomes
+        own = int(args[1] if len(args) > 1 else 0) % rank == dim  # type: ignore[arg-type]
+        return own and (_shape(user.meta["val"]) or ())[dim] == 1
     if name in ("aten.clone", "aten.alias", "aten.contiguous"):
         return _only(user, dim)
     if name in ("aten.permute", "aten.transpose"):

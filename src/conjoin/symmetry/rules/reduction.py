@@ -9,7 +9,7 @@ __all__ = ["reduction", "reduction_with_position"]
 def reduction(call: Call) -> list[Axes]:
     """Leave out the reduced dimensions, or keep them with size 1."""
     axes = call.axes(0)
-    dims = call.get(1, "dim")
+    dims = call.get(2 if call.name.endswith("norm") else 1, "dim")
     numbers = [dims] if isinstance(dims, int) else list(dims or range(len(axes)))
     gone = {n % len(axes) for n in numbers} if axes else set()
     results = []

@@ -122,16 +122,20 @@ def select(call: Call) -> Value:
     return Value((*axes[:dim], *axes[dim + 1 :]), value.source)
 
 
-def sliced(call: Call) -> list[Axes]:
+def sliced(call: Call) -> list[Axes | Value]:
     """Take positions from start to end; with a step, the dimension is pinned."""
-    axes = call.axes(0)
-    rank = len(axes)
+    value: Value = call.args[0]
+    rank = len(value.axes)
     dim = call.get(1, "dim", 0) % rank
-    size = size_of_axis(axes[dim])
+    size = size_of_axis(value.axes[dim])
     start, end = call.get(2, "start") or 0, call.get(3, "end")
     step = call.get(4, "step", 1)
     start = max(0, min(start + size if start < 0 else start, size))
     end = size if end is None else max(start, min(end + size if end < 0 else end, size))
+    if value.slices is not None and dim == value.dim and end - start == 1:
+        one = value.slices[start]
+        return [(*one[:dim], ONE, *one[dim:])]
+    axes = value.whole(call.space)
     taken: Axis
     if (start, end, step) == (0, size, 1):
         taken = axes[dim]
