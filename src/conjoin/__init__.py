@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from conjoin.repair import needs_reestimation, reestimate_batchnorm
     from conjoin.report import write_report
     from conjoin.sweeping import continuum
+    from conjoin.symmetry import find_symmetries
 
 __all__ = [
     "Checkpoint",
@@ -36,6 +37,7 @@ __all__ = [
     "compare",
     "continuum",
     "evaluate",
+    "find_symmetries",
     "merge",
     "needs_reestimation",
     "open_checkpoint",
@@ -56,6 +58,7 @@ _HOMES = {
     "compare": "conjoin.comparison",
     "continuum": "conjoin.sweeping",
     "evaluate": "conjoin.evaluation",
+    "find_symmetries": "conjoin.symmetry",
     "merge": "conjoin.merging",
     "needs_reestimation": "conjoin.repair",
     "open_checkpoint": "conjoin.checkpoints",

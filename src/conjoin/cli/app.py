@@ -19,6 +19,7 @@ from conjoin.cli.inspect import inspect
 from conjoin.cli.merge import merge
 from conjoin.cli.methods import methods
 from conjoin.cli.report import report
+from conjoin.cli.symmetries import symmetries
 
 __all__ = ["app", "main"]
 
@@ -67,7 +68,7 @@ def _reflowed(docstring: str | None) -> str:
 
 
 app.callback(help=_reflowed(_conjoin.__doc__))(_conjoin)
-for command in (merge, compare, report, inspect, diff, methods, digits):
+for command in (merge, compare, report, inspect, diff, methods, symmetries, digits):
     app.command(help=_reflowed(command.__doc__))(command)
 
 

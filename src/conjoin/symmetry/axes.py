@@ -71,6 +71,7 @@ class Space:
     True
     """
 
+    seen: list[Axes] = field(default_factory=list)
     _bound: dict[int, Axis] = field(default_factory=dict)
     _pinned: dict[int, str] = field(default_factory=dict)
     _count: int = 0
@@ -123,6 +124,14 @@ class Space:
         for atom in self.atoms(axis):
             self._pinned.setdefault(atom.number, reason)
 
+    def together(self, *axes: Axis) -> None:
+        """Say that axes meet in a calculation, though no tensor may have just these.
+
+        A softmax over i of x[i, j] mixes positions of i at one j: j may not be reordered apart for
+        each i, although it never stands without i. Then j is said to be met alone.
+        """
+        self.seen.append(axes)
+
     def why_pinned(self, atom: Atom) -> str | None:
         """Say why an atom may not be reordered; None if it may."""
         return self._pinned.get(atom.number)
@@ -138,11 +147,14 @@ class Space:
                 yield from self.atoms(part)
 
     def equate(self, first: Axis, second: Axis) -> None:
-        """Say that two axes of one size are matched position by position."""
+        """Say that two axes are matched position by position; of two sizes, they are pinned."""
         one, other = self.find(first), self.find(second)
-        if one == other:
+        size = size_of_axis(one)
+        if one == other or size == size_of_axis(other) == 0:
             return
-        if isinstance(one, Atom):
+        if size != size_of_axis(other):
+            self._fail(one, other)
+        elif isinstance(one, Atom):
             self._bind(one, other)
         elif isinstance(other, Atom):
             self._bind(other, one)

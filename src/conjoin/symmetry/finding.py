@@ -81,10 +81,14 @@ def find_symmetries(model: nn.Module, example_inputs: Inputs, *, seed: int = 0) 
     """
     began = time.perf_counter()
     solved = solve(trace(model, example_inputs))
-    layout = layout_of(solved)
-    proof = prove(model, layout, example_inputs, seed=seed)
-    if proof.guilty:
-        layout = layout_of(solved, proof.guilty)
+    guilty: tuple[str, ...] = ()
+    while True:
+        layout = layout_of(solved, guilty)
+        proof = prove(model, layout, example_inputs, seed=seed)
+        if not proof.guilty:
+            break
+        guilty += proof.guilty  # without them, others may move in another way: prove it again
+    proof = Proof(proof.error, guilty)
     moving = {tensor for group in layout.groups.values() for tensor, _ in group.members}
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return Symmetries(

@@ -52,7 +52,7 @@ class Layout:
 
     Args:
         groups: by name; what a group lies within comes before it.
-        tensors: name -> a part for each dimension.
+        tensors: name -> a part for each dimension; a tied tensor is there under each of its names.
         pinned: reason -> names of tensors that have an axis pinned for it.
     """
 
@@ -84,7 +84,7 @@ def layout_of(solved: Solved, excluded: Iterable[str] = ()) -> Layout:
         number = sum(other.partition("#")[0] == name for other in names.values())
         names[atom] = name if number == 0 else f"{name}#{number}"
     free = [a for a in names if space.why_pinned(a) is None and names[a] not in excluded]
-    within = _contexts(solved, [*tensors.values(), *solved.values], free)
+    within = _contexts(solved, [*tensors.values(), *solved.values, *space.seen], free)
     groups = {}
     for atom in _in_order(free, within):
         inside = [other for other in within[atom] if other in names]
@@ -102,9 +102,10 @@ def layout_of(solved: Solved, excluded: Iterable[str] = ()) -> Layout:
             reason = "the outputs changed when it was reordered: an error of conjoin's rules"
         if reason is not None and atom.size > 1:
             reasons.setdefault(reason, []).extend(tensor for tensor, _ in found)
+    parts = {name: tuple(_part(axis, names) for axis in axes) for name, axes in tensors.items()}
     return Layout(
         groups,
-        {name: tuple(_part(axis, names) for axis in axes) for name, axes in tensors.items()},
+        {**parts, **{alias: parts[name] for alias, name in solved.aliases.items()}},
         {reason: tuple(dict.fromkeys(found)) for reason, found in reasons.items()},
     )
 

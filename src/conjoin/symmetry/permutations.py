@@ -64,12 +64,18 @@ class Permutations:
         """
         if isinstance(model, nn.Module):
             result = copy.deepcopy(model)
-            state = {**dict(result.named_parameters()), **dict(result.named_buffers())}
+            state = {
+                **dict(result.named_parameters(remove_duplicate=False)),
+                **dict(result.named_buffers(remove_duplicate=False)),
+            }
+            done = set()  # a tied tensor has several names
             with torch.no_grad():
                 for name in self.layout.tensors:
                     if name not in state:
                         raise MismatchError(f"the model has no tensor {name!r}")
-                    state[name].copy_(self.tensor(name, state[name].detach()))
+                    if id(state[name]) not in done:
+                        state[name].copy_(self.tensor(name, state[name].detach()))
+                        done.add(id(state[name]))
             return result
         missing = [name for name in self.layout.tensors if name not in model]
         if missing:

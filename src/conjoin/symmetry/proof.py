@@ -1,7 +1,8 @@
 """Proof by running: a random reordering of a network must not change what it computes."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from conjoin.batches import Inputs, map_inputs, run_model
+from conjoin.batches import Inputs, map_inputs, run_model, size_of
+from conjoin.errors import InputError
 from conjoin.symmetry.groups import Layout
 from conjoin.symmetry.permutations import Permutations
 
@@ -42,11 +44,19 @@ def prove(model: nn.Module, layout: Layout, inputs: Inputs, *, seed: int = 0) ->
         layout: groups to prove.
         inputs: an example batch; two batches of other sizes are run.
         seed: of the random numbers.
+
+    Raises:
+        InputError: the model does not run in float64, or gives other outputs each time.
     """
     generator = torch.Generator().manual_seed(seed)
     example = randomized(model, generator)
-    batches = _batches(inputs, layout, generator)
-    expected = [_run(example, batch) for batch in batches]
+    batches, expected = _expected(example, _batches(inputs, layout, generator))
+    if largest_error(_run(example, batches[0]), expected[0]) > TOLERANCE:
+        raise InputError(
+            f"{type(model).__name__} gives other or no finite outputs when it is run again on the "
+            "same inputs in eval mode, so that nothing can be proved; switch off what is random "
+            "in it (such as a dropout that does not ask for `self.training`)"
+        )
     orders = random_orders(layout, generator)
 
     def error(names: Sequence[str]) -> float:
@@ -107,22 +117,27 @@ def randomized(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Give the largest difference, relative to the largest expected number."""
+    """Give the largest difference, relative to the largest expected number.
+
+    Infinite, if something that is no finite number differs, or if nothing finite is left.
+    """
     worst = 0.0
     for one, other in zip(found, expected, strict=True):
         if one.shape != other.shape:
             return float("inf")
         if not other.numel():
             continue
-        if not other.is_floating_point():
+        if not (other.is_floating_point() or other.is_complex()):
             worst = max(worst, 0.0 if torch.equal(one, other) else float("inf"))
             continue
-        if not bool(torch.isfinite(other).all() and torch.isfinite(one).all()):
-            same = torch.equal(one.isnan(), other.isnan())
-            worst = max(worst, 0.0 if same else float("inf"))
-            one, other = one.nan_to_num(), other.nan_to_num()
-        scale = float(other.abs().max()) or 1.0
-        worst = max(worst, float((one - other).abs().max()) / scale)
+        finite = other.isfinite()
+        same = torch.equal(one.isfinite(), finite)
+        if not same or not torch.equal(one[~finite].nan_to_num(), other[~finite].nan_to_num()):
+            return float("inf")
+        if not bool(finite.any()):
+            return float("inf")  # it would be equal, whatever is reordered
+        scale = float(other[finite].abs().max()) or 1.0
+        worst = max(worst, float((one - other)[finite].abs().max()) / scale)
     return worst
 
 
@@ -131,11 +146,11 @@ def _randn(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _batches(inputs: Inputs, layout: Layout, generator: torch.Generator) -> list[Inputs]:
-    """Give two batches of random examples whose sizes are no number of channels."""
+    """Give batches of random examples: two whose sizes are no number of channels, the example's."""
     sizes = {group.size for group in layout.groups.values()}
     free = [size for size in range(2, 64) if size not in sizes][:2] or [2, 3]
     batches = []
-    for size in free:
+    for size in (*free, size_of(inputs)):
 
         def drawn(tensor: Tensor, size: int = size) -> Tensor:
             rows = torch.arange(size) % len(tensor)
@@ -149,8 +164,41 @@ def _batches(inputs: Inputs, layout: Layout, generator: torch.Generator) -> list
     return batches
 
 
+def _expected(
+    model: nn.Module, batches: Sequence[Inputs]
+) -> tuple[list[Inputs], list[list[Tensor]]]:
+    """Run a model on all batches but the last; on that one if it takes no other size."""
+    found: list[tuple[Inputs, list[Tensor]]] = []
+    reason: Exception | None = None
+    for number, batch in enumerate(batches):
+        if found and number == len(batches) - 1:
+            break
+        try:
+            found.append((batch, _run(model, batch)))
+        except Exception as error:
+            reason = error
+    if not found:
+        raise InputError(
+            f"{type(model).__name__} does not run in float64, in which its symmetries are proved: "
+            f"{reason}. Make tensors in its forward of the dtype of their inputs"
+        ) from reason
+    return [batch for batch, _ in found], [outputs for _, outputs in found]
+
+
+@contextmanager
+def _double_by_default() -> Iterator[None]:
+    """Let a forward that makes tensors without naming a dtype make them in float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @torch.no_grad()
 def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    outputs: Any = run_model(model, inputs)
+    with _double_by_default():
+        outputs: Any = run_model(model, inputs)
     leaves = _pytree.tree_leaves(outputs if not isinstance(outputs, Mapping) else dict(outputs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -22,6 +22,14 @@ CONSTRUCTORS = ("full", "zeros", "ones", "full_like", "zeros_like", "ones_like",
                 "new_ones", "new_full", "scalar_tensor", "empty")  # fmt: skip
 """Operations whose result has one value everywhere."""
 
+EQUAL = ("view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "expand",
+         "repeat", "select", "slice", "clone", "alias", "detach", "sum", "mean", "amax", "amin",
+         "_to_copy", "lift_fresh_copy")  # fmt: skip
+"""Of equal elements these make equal elements, as what is pointwise does; `cumsum`, say, does not."""
+
+POWER_ITERATION = ("_u", "_v", "weight_u", "weight_v")
+"""Buffers of spectral_norm, which move with the weight that they are singular vectors of."""
+
 MOST_SLICES = 64
 """A dimension that is only selected from is followed slice by slice up to this size."""
 
@@ -35,12 +43,14 @@ class Solved:
         tensors: name of each parameter and buffer -> its axes.
         values: the axes of everything that was computed, too.
         unknown: operations without a rule, and how often they occur.
+        aliases: another name of a tied tensor -> the name it is known by.
     """
 
     space: Space
     tensors: dict[str, Axes] = field(default_factory=dict)
     values: list[Axes] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
 
 
 def solve(trace: Trace) -> Solved:
@@ -58,6 +68,11 @@ def solve(trace: Trace) -> Solved:
             for value in _values(_resolved(node.args, found)):
                 for axis in value.whole(solved.space):
                     solved.space.pin(axis, "an output")
+    solved.aliases.update(
+        (name, first)
+        for name, first in trace.names.items()
+        if name != first and first in solved.tensors
+    )
     for value in _values(list(found.values())):
         solved.values.append(value.axes)
         for one in value.slices or ():
@@ -79,7 +94,8 @@ def _placeholder(node: Node, trace: Trace, solved: Solved) -> Any:
     if name not in solved.tensors:
         solved.tensors[name] = tuple(space.atom(size) for size in shape)
         kind = trace.kinds.get(name, Kind.CONSTANT)
-        if kind not in (Kind.WEIGHT, Kind.STATISTIC):
+        moves = kind in (Kind.WEIGHT, Kind.STATISTIC)
+        if not moves and name.rpartition(".")[2] not in POWER_ITERATION:
             for axis in solved.tensors[name]:
                 space.pin(axis, "a constant")
     return Value(solved.tensors[name], "learned")
@@ -101,7 +117,7 @@ def _call(node: Node, found: Mapping[Node, Any], solved: Solved) -> Any:
     if not shapes:
         return size_of(meta) if isinstance(meta, int | torch.SymInt) else None
     name = _name(node.target)
-    call = Call(name, args, kwargs, shapes, solved.space, _selected(node))
+    call = Call(name, args, kwargs, shapes, solved.space, _selected(node), _used(node))
     values = call.values()
     results = _results(node, call, values, solved)
     return results[0] if isinstance(meta, Tensor) else results
@@ -112,7 +128,8 @@ def _results(node: Node, call: Call, values: Sequence[Value], solved: Solved) ->
     if plain in CONSTRUCTORS:
         return [_free(call, shape, "uniform") for shape in call.shapes]
     if not any(value.source == "learned" for value in values):
-        if values and all(value.source == "uniform" for value in values):
+        keeps = plain in EQUAL or torch.Tag.pointwise in getattr(node.target, "tags", ())
+        if keeps and values and all(value.source == "uniform" for value in values):
             return [_free(call, shape, "uniform") for shape in call.shapes]
         reason = "it comes from the input or from constants alone"
         return [
@@ -122,12 +139,14 @@ def _results(node: Node, call: Call, values: Sequence[Value], solved: Solved) ->
     rule = _rule(node, call.name)
     if rule is None:
         return _unknown(call, values, solved)
-    made = rule(call)
+    try:
+        made = rule(call)
+    except (IndexError, KeyError, TypeError, ValueError):  # a form of it that the rule has not met
+        return _unknown(call, values, solved)
     several: Sequence[Axes | Value] = [made] if isinstance(made, Value) else made
     results = [one if isinstance(one, Value) else Value(tuple(one), "learned") for one in several]
-    for result, shape in zip(results, call.shapes, strict=False):
-        if tuple(map(size_of_axis, result.axes)) != shape:
-            return _unknown(call, values, solved)
+    if [tuple(map(size_of_axis, result.axes)) for result in results] != list(call.shapes):
+        return _unknown(call, values, solved)
     return results
 
 
@@ -163,6 +182,15 @@ def _selected(node: Node) -> tuple[int, ...]:
         return ()
     return tuple(
         dim for dim, size in enumerate(shape) if 1 < size <= MOST_SLICES and _only(node, dim)
+    )
+
+
+def _used(node: Node) -> frozenset[int]:
+    """Name the results, of several, that something is done with."""
+    return frozenset(
+        int(user.args[1])  # type: ignore[arg-type]
+        for user in node.users
+        if user.target is operator.getitem and user.users
     )
 
 

@@ -4,11 +4,19 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import isqrt
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram, default_decompositions, export
+from torch.export import (
+    Dim,
+    ExportedProgram,
+    ShapesCollection,
+    default_decompositions,
+    export,
+)
 from torch.fx import Node
 
 from conjoin.batches import Inputs
@@ -23,9 +31,6 @@ WHOLE = (
     "matrix_exp",
 )  # fmt: skip
 """Operations that are kept as they are: what they decompose into says less."""
-
-PRIMES = (1_000_003, 1_000_033, 1_000_037, 1_000_039, 1_000_081, 1_000_099)
-"""Stand for dimensions of the batch, so that none is taken for a number of channels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,12 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     """
     args, kwargs = _arguments(inputs)
     tensors = [*args, *kwargs.values()]
+    strange = [type(t).__name__ for t in tensors if not isinstance(t, Tensor)]
+    if strange:
+        raise InputError(
+            f"the example inputs must be tensors with a batch; found {', '.join(strange)}. Bind "
+            "other arguments of the model first, in a module whose forward takes the tensors"
+        )
     if not tensors or any(t.dim() == 0 or len(t) < 2 for t in tensors):
         raise InputError(
             "the example inputs must be tensors with a batch of two or more in their first "
@@ -87,8 +98,9 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
 
 
 def _exported(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
-    batch = {0: Dim.AUTO}  # so that it is not taken for a number of channels
-    shapes: Any = dict.fromkeys(kwargs, batch) if kwargs else tuple(batch for _ in args)
+    shapes = ShapesCollection()  # by tensor, so that `forward(*inputs)` is taken too
+    for tensor in (*args, *kwargs.values()):
+        shapes[tensor] = {0: Dim.AUTO}  # so that it is not taken for a number of channels
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about itself
@@ -141,5 +153,18 @@ def size_of(value: Any) -> int:
     if isinstance(value, int):
         return value
     expression = value.node.expr
-    symbols = sorted(expression.free_symbols, key=str)
-    return int(expression.subs(dict(zip(symbols, PRIMES, strict=False))))
+    return int(expression.subs({one: _prime_of(str(one)) for one in expression.free_symbols}))
+
+
+@cache
+def _prime_of(symbol: str) -> int:
+    """Give a prime that stands for a dimension of the batch, so that it is no number of channels.
+
+    >>> _prime_of("s77"), _prime_of("u0")
+    (1155003, 1000003)
+    """
+    number = 2 * int("".join(filter(str.isdigit, symbol)) or 0) + symbol.startswith("s")
+    found = 1_000_003 + 1_000 * number
+    while any(found % factor == 0 for factor in range(2, isqrt(found) + 1)):
+        found += 1
+    return found

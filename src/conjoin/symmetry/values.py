@@ -50,6 +50,7 @@ class Call:
         shapes: of each result.
         space: of all axes.
         selected: dimensions of the result that are only selected from afterwards.
+        used: numbers of the results, of several, that are used afterwards.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Call:
     shapes: tuple[tuple[int, ...], ...]
     space: Space
     selected: tuple[int, ...] = field(default=())
+    used: frozenset[int] = field(default=frozenset())
 
     @property
     def shape(self) -> tuple[int, ...]:

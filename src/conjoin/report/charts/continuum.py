@@ -111,13 +111,14 @@ def _variants(run: Run, continuum: Continuum, profile: str, label: str) -> dict[
 def _bottom(panel: Panel) -> float | None:
     """Give where a close-up ends: half as many errors more than the worst that is compared.
 
-    That is what is told the task, the references, and the best single network.
+    That is the references, and the best of every line: what is merged fails at weak strengths.
     """
     if panel.metric != "accuracy":
         return None
-    single = [mark.mean.value for mark in panel.marks if mark.series == "one network"]
-    others = [mark.mean.value for mark in panel.marks if mark.series != "one network"]
-    compared = [*others, *(mean.value for _, mean in panel.references), max(single, default=100.0)]
+    best: dict[str, float] = {}
+    for mark in panel.marks:
+        best[mark.series] = max(mark.mean.value, best.get(mark.series, 0.0))
+    compared = [*best.values(), *(mean.value for _, mean in panel.references)]
     return 100.0 - 1.5 * (100.0 - min(compared))
 
 

@@ -33,24 +33,26 @@ _BY_RULE: Mapping[Rule, str] = {
         "upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d _upsample_nearest_exact1d "
         "_upsample_nearest_exact2d _upsample_nearest_exact3d _upsample_bilinear2d_aa "
         "_upsample_bicubic2d_aa reflection_pad1d reflection_pad2d reflection_pad3d "
-        "replication_pad1d replication_pad2d replication_pad3d grid_sampler_2d"
+        "replication_pad1d replication_pad2d replication_pad3d"
     ),
+    conv.sampled: "grid_sampler_2d grid_sampler_3d",
+    conv.patches: "im2col",
+    conv.from_patches: "col2im",
     element.elementwise: "copy lift_fresh_copy masked_fill _to_copy where clamp clamp_min lerp",
-    element.same: (
-        "_softmax _log_softmax softmax log_softmax detach dropout "
-        "native_dropout _safe_softmax bernoulli expand_copy"
-    ),
+    element.same: "detach dropout native_dropout bernoulli",
+    element.softmax: "_softmax _log_softmax softmax log_softmax _safe_softmax",
     views.view: "view _unsafe_view reshape flatten unflatten view_copy",
     views.permute: "permute transpose t movedim swapaxes numpy_T",
     views.select: "select",
     views.same: "clone alias contiguous",
     views.unbind: "unbind",
     views.sliced: "slice",
+    views.slice_scatter: "slice_scatter",
     views.split: "split split_with_sizes chunk tensor_split split_with_sizes_copy",
     views.cat: "cat concat",
     views.squeeze: "squeeze",
     views.unsqueeze: "unsqueeze",
-    views.expand: "expand broadcast_to",
+    views.expand: "expand expand_copy broadcast_to",
     views.repeat: "repeat",
     normalization.batch_norm: (
         "_native_batch_norm_legit_no_training _native_batch_norm_legit native_batch_norm batch_norm"
@@ -66,8 +68,9 @@ _BY_RULE: Mapping[Rule, str] = {
     indexing.index: "index",
     indexing.index_select: "index_select",
     indexing.rearranged: "gather",
+    indexing.windows: "unfold",
     indexing.padded: "constant_pad_nd",
-    indexing.positional: "cumsum cumprod flip roll sort topk argsort",
+    indexing.positional: "cumsum cumprod logcumsumexp cummax cummin flip roll sort topk argsort",
     recurrent.recurrent: "lstm gru rnn_tanh rnn_relu",
 }
 

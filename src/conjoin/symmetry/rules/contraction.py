@@ -11,6 +11,7 @@ def linear(call: Call) -> list[Axes]:
     """``y[..., o] = sum_i x[..., i] w[o, i] + b[o]``."""
     x, weight = call.axes(0), call.axes(1)
     call.space.equate(x[-1], weight[-1])
+    call.space.together(*x, *weight[:-1])
     out = weight[:-1]  # a weight of one dimension gives no output dimension
     if call.get(2, "bias") is not None:
         bias = call.get(2, "bias")
@@ -32,7 +33,9 @@ def addmm(call: Call) -> list[Axes]:
 def _product(call: Call, a: Axes, b: Axes) -> Axes:
     call.space.equate(a[-1], b[-2] if len(b) > 1 else b[-1])
     rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
-    return (*broadcast(call, a[:-2], b[:-2]), *rows, *columns)
+    front = broadcast(call, a[:-2], b[:-2])
+    call.space.together(*front, *rows, a[-1], *columns)
+    return (*front, *rows, *columns)
 
 
 def einsum(call: Call) -> list[Axes]:
@@ -57,6 +60,7 @@ def einsum(call: Call) -> list[Axes]:
             else:
                 call.space.equate(letters[letter], axis)
     common = broadcast(call, *dots)
+    call.space.together(*common, *letters.values())
     if not arrow:
         counts = [letter for letter in sorted(letters) if left.count(letter) == 1]
         right = ("..." if common else "") + "".join(counts)
@@ -72,7 +76,9 @@ def bilinear(call: Call) -> list[Axes]:
     call.space.equate(z[-1], weight[2])
     if call.get(3, "bias") is not None:
         call.space.equate(call.axes(3)[0], weight[0])
-    return [(*broadcast(call, x[:-1], z[:-1]), weight[0])]
+    front = broadcast(call, x[:-1], z[:-1])
+    call.space.together(*front, *weight)
+    return [(*front, weight[0])]
 
 
 def attention(call: Call) -> list[Axes]:
@@ -95,4 +101,6 @@ def attention(call: Call) -> list[Axes]:
     if call.get(5, "is_causal", False):
         for axis in (q[-2], k[-2]):
             space.pin(axis, "a causal mask knows the order")
+    for inner in ((), (q[-1],), (v[-1],)):  # scores, and what they and the result are sums of
+        space.together(*front, q[-2], k[-2], *inner)
     return [(*front, q[-2], v[-1])]

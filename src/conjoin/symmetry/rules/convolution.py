@@ -3,7 +3,7 @@
 from conjoin.symmetry.axes import Axes, Axis, Product, size_of_axis
 from conjoin.symmetry.values import Call
 
-__all__ = ["convolution", "resampled"]
+__all__ = ["convolution", "from_patches", "patches", "resampled", "sampled"]
 
 NEIGHBOURS = "its order matters to a convolution, pooling or resampling"
 
@@ -56,6 +56,33 @@ def resampled(call: Call) -> list[Axes]:
             )
         )
     return results
+
+
+def sampled(call: Call) -> list[Axes]:
+    """``grid_sampler_2d(x, grid)``: x [B, C, places...], grid [B, new places..., coordinates]."""
+    x, grid = call.axes(0), call.axes(1)
+    call.space.equate(x[0], grid[0])
+    for axis in (*x[2:], *grid[1:]):
+        call.space.pin(axis, NEIGHBOURS)
+    return [(x[0], x[1], *grid[1:-1])]
+
+
+def patches(call: Call) -> list[Axes]:
+    """``im2col``: [B, C, H, W] -> [B, C x places of the kernel, places]."""
+    x = call.axes(0)
+    for axis in x[2:]:
+        call.space.pin(axis, NEIGHBOURS)
+    kernel = call.space.pinned_atom(call.shape[1] // size_of_axis(x[1]), NEIGHBOURS)
+    return [(x[0], Product((x[1], kernel)), call.space.pinned_atom(call.shape[2], NEIGHBOURS))]
+
+
+def from_patches(call: Call) -> list[Axes]:
+    """``col2im``: [B, C x places of the kernel, places] -> [B, C, H, W]."""
+    x, channels = call.axes(0), call.shape[1]
+    parts = call.space.split(x[1], [channels, size_of_axis(x[1]) // channels])
+    for axis in (parts[1], x[2]):
+        call.space.pin(axis, NEIGHBOURS)
+    return [(x[0], parts[0], *(call.space.pinned_atom(s, NEIGHBOURS) for s in call.shape[2:]))]
 
 
 def _places(call: Call, rank: int) -> int:

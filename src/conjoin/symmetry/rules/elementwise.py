@@ -3,7 +3,7 @@
 from conjoin.symmetry.axes import ONE, Axes, size_of_axis
 from conjoin.symmetry.values import Call
 
-__all__ = ["broadcast", "elementwise", "same"]
+__all__ = ["broadcast", "elementwise", "same", "softmax"]
 
 
 def broadcast(call: Call, *operands: Axes) -> Axes:
@@ -25,5 +25,13 @@ def elementwise(call: Call) -> list[Axes]:
 
 
 def same(call: Call) -> list[Axes]:
-    """Give the axes of the first argument: softmax, clone, dropout in eval mode, cumulative ..."""
+    """Give the axes of the first argument: detach, dropout in eval mode ..."""
     return [call.axes(0) for _ in call.shapes]
+
+
+def softmax(call: Call) -> list[Axes]:
+    """Give the axes of the first argument, of which one is mixed: softmax, log_softmax."""
+    axes = call.axes(0)
+    dim = call.get(1, "dim") % max(len(axes), 1)
+    call.space.together(*axes[:dim], *axes[dim + 1 :])
+    return [axes for _ in call.shapes]

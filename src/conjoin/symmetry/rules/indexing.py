@@ -6,7 +6,7 @@ from conjoin.symmetry.axes import ONE, Axes, Axis, Sum, size_of_axis
 from conjoin.symmetry.rules.elementwise import broadcast
 from conjoin.symmetry.values import Call, Value
 
-__all__ = ["embedding", "index", "index_select", "padded", "positional", "rearranged"]
+__all__ = ["embedding", "index", "index_select", "padded", "positional", "rearranged", "windows"]
 
 LOOKED_UP = "positions of it are looked up by number"
 ORDER = "its order matters to"
@@ -28,6 +28,7 @@ def index(call: Call) -> list[Axes]:
         call.space.pin(axes[number], LOOKED_UP)
     found = broadcast(call, *(one.whole(call.space) for one in given if one is not None))
     kept = [axis for number, axis in enumerate(axes) if number not in looked_up]
+    call.space.together(*kept)
     neighbours = looked_up == list(range(looked_up[0], looked_up[-1] + 1))
     place = looked_up[0] if neighbours else 0
     return [(*kept[:place], *found, *kept[place:])]
@@ -38,6 +39,7 @@ def index_select(call: Call) -> list[Axes]:
     axes, numbers = call.axes(0), call.axes(2)
     dim = call.args[1] % len(axes)
     call.space.pin(axes[dim], LOOKED_UP)
+    call.space.together(*axes[:dim], *axes[dim + 1 :])
     return [(*axes[:dim], *numbers, *axes[dim + 1 :])]
 
 
@@ -65,13 +67,21 @@ def _pad(call: Call, axis: Axis, before: int, after: int) -> Axis:
 
 
 def positional(call: Call) -> list[Axes]:
-    """Pin the dimensions that are gone over in order: cumsum, sort, flip, roll, topk ..."""
+    """Pin the dimensions that are gone over in order: cumsum, sort, flip, roll, topk ...
+
+    What is sorted may come in any order, unless the places where it was found are used.
+    """
     axes = call.axes(0)
     dims = call.get(2 if call.name.endswith(("topk", "roll")) else 1, "dim", -1)
     if call.name.endswith("roll"):
         dims = call.get(2, "dims", []) or list(range(len(axes)))
     numbers = {n % len(axes) for n in (dims if isinstance(dims, list | tuple) else [dims])}
     reason = f"{ORDER} {call.name.removeprefix('aten.')}"
+    call.space.together(*(axis for number, axis in enumerate(axes) if number not in numbers))
+    if call.name.endswith((".sort", ".topk")) and 1 not in call.used:
+        fresh = [call.space.pinned_atom(size, reason) for size in call.shape]
+        result = tuple(fresh[n] if n in numbers else axis for n, axis in enumerate(axes))
+        return [result for _ in call.shapes]
     for number in numbers:
         call.space.pin(axes[number], reason)
     return [
@@ -90,9 +100,21 @@ def rearranged(call: Call) -> list[Axes]:
     axes, numbers = call.axes(0), call.axes(2)
     dim = call.args[1] % len(axes)
     call.space.pin(axes[dim], LOOKED_UP)
+    call.space.together(*axes[:dim], *axes[dim + 1 :])
     for number, (one, other) in enumerate(zip(axes, numbers, strict=True)):
         if number != dim and size_of_axis(one) == size_of_axis(other):
             call.space.equate(one, other)
-        elif number != dim:
+        elif number != dim:  # the first positions of `one` are taken
             call.space.pin(one, LOOKED_UP)
+            call.space.pin(other, LOOKED_UP)
     return [numbers]
+
+
+def windows(call: Call) -> list[Axes]:
+    """``unfold(x, dim, size, step)``: a dimension -> windows along it, and last what is in one."""
+    axes: list[Axis] = list(call.axes(0))
+    dim = call.args[1] % len(axes)
+    reason = f"{ORDER} unfold"
+    call.space.pin(axes[dim], reason)
+    axes[dim] = call.space.pinned_atom(call.shape[dim], reason)
+    return [(*axes, call.space.pinned_atom(call.shape[-1], reason))]

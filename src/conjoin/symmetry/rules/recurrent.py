@@ -27,7 +27,8 @@ def recurrent(call: Call) -> list[Axes | Value]:
     per_cell = (4 if has_biases else 2) + (1 if projected else 0)
     axes = x.whole(space)
     below: Axis = axes[-1]
-    ends: list[Axis] = []
+    ends: list[Axis] = []  # of the output of each layer and direction
+    cells: list[Axis] = []  # of the units inside: the same, unless the output is projected
     for layer in range(layers):
         outputs: list[Axis] = []
         for direction in range(directions):
@@ -46,20 +47,20 @@ def recurrent(call: Call) -> list[Axes | Value]:
                 space.equate(cell[-1][1], hidden)
             outputs.append(output)
             ends.append(output)
+            cells.append(hidden)
         below = outputs[0] if directions == 1 else Sum(tuple(outputs))
     # A state that is given holds the units of every layer and direction in one dimension.
-    for value in (state for state in states if state.source != "uniform"):
-        for end in ends:
-            if size_of_axis(value.axes[-1]) == size_of_axis(end):
-                space.equate(value.whole(space)[-1], end)
+    for number, value in enumerate(states):
+        if value.source != "uniform":
+            space.equate_all([value.whole(space)[-1], *(cells if number else ends)])
     time = axes[1] if batch_first and len(axes) == 3 else axes[0]
     space.pin(time, "its order is time")
     batch = () if len(axes) == 2 else (axes[0] if batch_first else axes[1],)
     results: list[Axes | Value] = [(*axes[:-1], below)]
-    for shape in call.shapes[1:]:
+    for number, shape in enumerate(call.shapes[1:]):
         # One position of the first dimension is the end of one layer and direction.
         first = space.pinned_atom(shape[0], "layers of a recurrent network")
-        ready = [end if size_of_axis(end) == shape[-1] else space.atom(shape[-1]) for end in ends]
+        slices = tuple((*batch, end) for end in (cells if number else ends))
         whole = (first, *batch, space.atom(shape[-1]))
-        results.append(Value(whole, "learned", tuple((*batch, end) for end in ready), 0))
+        results.append(Value(whole, "learned", slices, 0))
     return results

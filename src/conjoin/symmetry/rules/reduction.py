@@ -22,9 +22,11 @@ def reduction(call: Call) -> list[Axes]:
 
 
 def reduction_with_position(call: Call) -> list[Axes]:
-    """The position of the largest is a result too, so that the order matters."""
+    """The position of the largest may be a result too; then the order matters."""
     axes = call.axes(0)
     dim = call.get(1, "dim")
+    if len(call.shapes) == 2 and 1 not in call.used:
+        return reduction(call)
     for axis in axes if dim is None else [axes[dim % len(axes)]]:
         call.space.pin(axis, "a position in it is a result")
     return reduction(call)

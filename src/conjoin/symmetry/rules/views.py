@@ -13,6 +13,7 @@ __all__ = [
     "repeat",
     "same",
     "select",
+    "slice_scatter",
     "sliced",
     "split",
     "squeeze",
@@ -128,10 +129,7 @@ def sliced(call: Call) -> list[Axes | Value]:
     rank = len(value.axes)
     dim = call.get(1, "dim", 0) % rank
     size = size_of_axis(value.axes[dim])
-    start, end = call.get(2, "start") or 0, call.get(3, "end")
-    step = call.get(4, "step", 1)
-    start = max(0, min(start + size if start < 0 else start, size))
-    end = size if end is None else max(start, min(end + size if end < 0 else end, size))
+    (start, end), step = _bounds(call, 2, size), call.get(4, "step", 1)
     if value.slices is not None and dim == value.dim and end - start == 1:
         one = value.slices[start]
         return [(*one[:dim], ONE, *one[dim:])]
@@ -147,6 +145,30 @@ def sliced(call: Call) -> list[Axes | Value]:
         else:
             taken = pieces[1]
     return [(*axes[:dim], taken, *axes[dim + 1 :])]
+
+
+def slice_scatter(call: Call) -> list[Axes]:
+    """``slice_scatter(x, source, dim, start, end, step)``: what `x[start:end] = source` becomes."""
+    axes, source = call.axes(0), call.axes(1)
+    dim = call.get(2, "dim", 0) % len(axes)
+    for number, (one, other) in enumerate(zip(axes, source, strict=True)):
+        if number != dim:
+            call.space.equate(one, other)
+    start, end = _bounds(call, 3, size_of_axis(axes[dim]))
+    pieces = call.space.cut(axes[dim], [start, end]) if call.get(5, "step", 1) == 1 else None
+    if pieces is None:
+        call.space.pin(axes[dim], POSITION)
+        call.space.pin(source[dim], POSITION)
+    else:
+        call.space.equate(pieces[1], source[dim])
+    return [axes]
+
+
+def _bounds(call: Call, place: int, size: int) -> tuple[int, int]:
+    """Give start and end of a slice, whose argument `start` stands at a place."""
+    start, end = call.get(place, "start") or 0, call.get(place + 1, "end")
+    start = max(0, min(start + size if start < 0 else start, size))
+    return start, size if end is None else max(start, min(end + size if end < 0 else end, size))
 
 
 def split(call: Call) -> list[Axes]:
