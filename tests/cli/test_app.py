@@ -11,7 +11,7 @@ import torch
 import conjoin
 from conjoin.checkpoints import save
 
-COMMANDS = ["merge", "compare", "report", "inspect", "diff", "methods", "digits"]
+COMMANDS = ["merge", "compare", "report", "inspect", "diff", "methods", "digits", "symmetries"]
 HEAVY = "{'torch', 'altair', 'numpy', 'scipy', 'safetensors', 'yaml', 'conjoin.records'}"
 
 
