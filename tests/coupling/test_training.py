@@ -10,11 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-import conjoin
 from conjoin.coupling import Coupling, copies_of, over_time
 from conjoin.coupling.training import GAPS, Learner, Recipe, mixed_seed, train_models
 from conjoin.errors import DataError, InputError, TrainingError
-from conjoin.repair import reestimate_batchnorm
 
 NESTEROV = sgd(0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
 
@@ -269,42 +267,6 @@ def _with_inputs(*seeds):
         plain = _learner(seed, shuffle=False)
         found[name] = Learner(plain.module, plain.batches, _loss, seed, lambda batch: batch[0])
     return found
-
-
-@pytest.mark.parametrize("optimizer", [sgd(0.0), sgd(0.05)])
-def test_common_statistics_are_those_of_the_mean_on_the_mixture(optimizer):
-    recipe = Recipe(epochs=2, steps=3, optimizer=optimizer, common_epochs=1)
-    learners = _with_inputs(1, 2)
-    trained = train_models(learners, recipe, strength=0.1)
-    before = train_models(learners, Recipe(1, 3, optimizer), strength=0.1)
-    # Three batches a loader, gone through again until there are twenty.
-    mixture = [
-        [list(learner.batches(0))[number % 3] for number in range(20)]
-        for learner in learners.values()
-    ]
-    expected = reestimate_batchnorm(conjoin.merge(list(before.modules.values())), *mixture)
-    for module in trained.modules.values():
-        for name, buffer in expected.named_buffers():
-            torch.testing.assert_close(module.get_buffer(name), buffer, rtol=1e-4, atol=1e-5)
-
-
-def test_a_training_with_common_statistics_goes_on_with_the_same_bits(tmp_path):
-    recipe = Recipe(epochs=3, steps=5, optimizer=NESTEROV, common_epochs=2)
-    whole = train_models(_with_inputs(1, 2), recipe, strength=1.0)
-
-    def killed(step, total):
-        if step == 12:
-            raise _KilledError
-
-    with pytest.raises(_KilledError):
-        train_models(_with_inputs(1, 2), recipe, strength=1.0, work=tmp_path, on_step=killed)
-    _assert_same(train_models(_with_inputs(1, 2), recipe, strength=1.0, work=tmp_path), whole)
-
-
-def test_common_statistics_need_what_a_module_takes():
-    recipe = Recipe(epochs=1, steps=1, optimizer=NESTEROV, common_epochs=1)
-    with pytest.raises(InputError, match="Learner.inputs"):
-        train_models(_learners(1, 2), recipe)
 
 
 def test_what_is_no_training():

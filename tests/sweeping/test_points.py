@@ -28,11 +28,11 @@ def test_profiles_are_what_they_say():
     assert Point(profiles["trunk"], math.inf).at(100) == {"classifier.*": 0.0, "*": math.inf}
     finish = Point(profiles["tied finish"], 2.0).at(100)
     assert finish == over_time({0: 2.0, 79: 2.0, 80: math.inf})
-    common = Point(profiles["common norm"], 2.0)
-    assert (common.at(100), common.common_epochs(10), common.common_epochs(1)) == (2.0, 3, 1)
+    pooled = Point(profiles["pooled norm"], 2.0)
+    assert (pooled.at(100), pooled.pooled) == (2.0, True)
     # Nothing is coupled at 0, whatever the profile.
     assert all(Point(p, 0.0).at(100) == 0.0 for p in profiles.values())
-    assert all(Point(p, 0.0).common_epochs(10) == 0 for p in profiles.values())
+    assert not any(Point(p, 0.0).pooled for p in profiles.values())
     assert "trunk" not in profiles_for([])
 
 
@@ -40,7 +40,7 @@ def test_profiles_that_are_one_at_infinity_are_named():
     info = profile_info(list(profiles_for(HEADS).values()))
     assert {p["name"]: p["same_at_infinity"] for p in info} == {
         "uniform": None, "upstream": "uniform", "trunk": None, "tied finish": "uniform",
-        "common norm": None,
+        "pooled norm": None,
     }  # fmt: skip
 
 

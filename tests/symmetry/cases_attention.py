@@ -75,6 +75,17 @@ def _rotary(m, x):
     return m.f(x + m.o(_merged(F.scaled_dot_product_attention(q, k, v))))
 
 
+def _rotary_complex(m, x):
+    x = m.e(x)
+    q, k, v = _heads(m.q(x), 2), _heads(m.k(x), 2), _heads(m.v(x), 2)
+    turned = torch.polar(torch.ones_like(m.angles), m.angles)
+    q, k = (
+        torch.view_as_real(torch.view_as_complex(y.unflatten(-1, (3, 2))) * turned).flatten(-2)
+        for y in (q, k)
+    )
+    return m.f(x + m.o(_merged(F.scaled_dot_product_attention(q, k, v))))
+
+
 def _angles() -> dict[str, Tensor]:
     angles = torch.arange(4.0)[:, None] * torch.tensor([1.0, 0.1])
     angles = torch.cat([angles, angles], -1)
@@ -116,7 +127,6 @@ def _fused(outer: int, **parts):
 
 def _encoder(m, x):
     return m.f(m.l(m.e(x)))
-
 
 
 STREAM = "12: e.weight:0 e.bias:0 {} o.weight:0 o.bias:0 f.weight:1"
@@ -174,6 +184,15 @@ CASES = {
             "6 in q.weight:0: v.weight:0 o.weight:1",
         ),
     ),
+    "rotary_complex": Case(  # 2 heads of 3 numbers with 2 parts: the pairs have their angles
+        _rotary_complex,
+        lambda: _layers(12, 12, 12, 12, angles=torch.randn(4, 3)),
+        (
+            SEPARATE,
+            "2: q.weight:0 k.weight:0 v.weight:0 o.weight:1",
+            "6 in q.weight:0: v.weight:0 o.weight:1",
+        ),
+    ),
     "fused_thirds": Case(
         _fused_thirds,
         lambda: _fused(8, p=nn.Linear(12, 24)),
@@ -206,9 +225,7 @@ CASES = {
     ),
     "windows": Case(
         _windows,
-        lambda: _fused(
-            8, p=nn.Linear(12, 24), t=parameter(3, 2), i=torch.tensor([[1, 0], [2, 1]])
-        ),
+        lambda: _fused(8, p=nn.Linear(12, 24), t=parameter(3, 2), i=torch.tensor([[1, 0], [2, 1]])),
         (
             FUSED,
             "2: p.weight:0 p.bias:0 o.weight:1 t:1",
@@ -263,9 +280,7 @@ CASES = {
     ),
     "learned_queries": Case(  # tokens of a parameter have no place where all of them are averaged
         lambda m, x: m.f(
-            F.scaled_dot_product_attention(
-                m.t[None].expand(len(x), -1, -1), m.e(x), m.e(x)
-            ).mean(1)
+            F.scaled_dot_product_attention(m.t[None].expand(len(x), -1, -1), m.e(x), m.e(x)).mean(1)
         ),
         lambda: {"e": nn.Linear(5, 12), "t": parameter(7, 12), "f": nn.Linear(12, 2)},
         ("12: e.weight:0 e.bias:0 t:1 f.weight:1", "7: t:0"),

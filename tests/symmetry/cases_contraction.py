@@ -101,6 +101,16 @@ CASES = {
             "8: m.weight:0 m.bias:0 c.weight:1",
         ),
     ),
+    "distances": Case(
+        lambda m, x: m.b(torch.cdist(m.a(x), m.p)),
+        lambda: {"a": nn.Linear(4, 6), "p": parameter(7, 6), "b": nn.Linear(7, 2)},
+        ("6: a.weight:0 a.bias:0 p:1", "7: p:0 b.weight:1"),
+    ),
+    "distances_within": Case(
+        lambda m, x: x.mean((1, 2))[:, None] * torch.cdist(m.p, m.p + 1).flatten() @ m.w,
+        lambda: {"p": parameter(7, 6), "w": parameter(49, 2)},
+        ("7: p:0 w:0", "6: p:1"),
+    ),
     # A matrix with itself: its columns may not be reordered apart for each row.
     "gram_matmul": Case(
         lambda m, x: x.mean((1, 2))[:, None] * (m.p @ m.p.T).flatten() @ m.w,

@@ -147,15 +147,16 @@ CASES = {
         ("7: d.weight:0 d.bias:0 e.weight:1", *PLAIN),
     ),
     "sampled_where_learned": Case(  # rows, columns and coordinates of a grid have an order
-        lambda m, x: m.b(F.grid_sample(m.a(x), m.g(x[:, 0, 0]).view(-1, 4, 5, 2).tanh(),
-                                       align_corners=False)),
+        lambda m, x: m.b(
+            F.grid_sample(m.a(x), m.g(x[:, 0, 0]).view(-1, 4, 5, 2).tanh(), align_corners=False)
+        ),
         lambda: {**_ends(), "g": nn.Linear(6, 40)},
         PLAIN,
     ),
     "sampled_for_each": Case(  # 7 images, 7 grids
-        lambda m, x: x.mean()
-        * F.grid_sample(m.p, m.g.tanh(), align_corners=False).mean((0, 2, 3))
-        @ m.w,
+        lambda m, x: (
+            x.mean() * F.grid_sample(m.p, m.g.tanh(), align_corners=False).mean((0, 2, 3)) @ m.w
+        ),
         lambda: {"p": parameter(7, 5, 4, 4), "g": parameter(7, 3, 3, 2), "w": parameter(5, 2)},
         ("7: p:0 g:0", "5: p:1 w:0"),
     ),
@@ -168,6 +169,16 @@ CASES = {
         lambda m, x: m.f(F.unfold(m.a(x), 2).mT),
         lambda: {"a": nn.Conv2d(3, 5, 1), "f": nn.Linear(20, 2)},
         FLAT,
+    ),
+    "places_of_patches": Case(
+        lambda m, x: m.g(F.unfold(m.a(x), 2)).mean(1),
+        lambda: {"a": nn.Conv2d(3, 5, 1), "g": nn.Linear(25, 2)},
+        ("5: a.weight:0 a.bias:0",),
+    ),
+    "places_from_patches": Case(
+        lambda m, x: m.g(F.fold(m.a(x.flatten(2)), (7, 7), 2)).mean((1, 2)),
+        lambda: {"a": nn.Conv1d(3, 20, 1), "g": nn.Linear(7, 2)},
+        ("5: a.weight:0 a.bias:0",),
     ),
     "from_patches": Case(
         lambda m, x: m.b(F.fold(m.a(x.flatten(2)), (7, 7), 2)),

@@ -59,8 +59,10 @@ CASES = {
         ("6: a.weight:0 a.bias:0 g:0 h:0 b.weight:1",),
     ),
     "lerp_and_cast": Case(
-        lambda m, x: m.b(torch.lerp(m.a(x), m.g, 0.3).to(torch.float32).to(x.dtype)) * 0
-        + m.b(torch.lerp(m.a(x), m.g, 0.3)),
+        lambda m, x: (
+            m.b(torch.lerp(m.a(x), m.g, 0.3).to(torch.float32).to(x.dtype)) * 0
+            + m.b(torch.lerp(m.a(x), m.g, 0.3))
+        ),
         lambda: {**_ends(), "g": parameter(6)},
         ("6: a.weight:0 a.bias:0 g:0 b.weight:1",),
     ),
@@ -70,9 +72,7 @@ CASES = {
         lambda: {"a": nn.Linear(4, 12), "b": nn.Linear(12, 2)},
         ("4: a.weight:0 a.bias:0 b.weight:1", "3 in a.weight:0#1: a.weight:0 a.bias:0 b.weight:1"),
     ),
-    "dropout": Case(
-        lambda m, x: m.b(F.dropout(m.a(x), 0.5, m.training).detach()), _ends, PLAIN
-    ),
+    "dropout": Case(lambda m, x: m.b(F.dropout(m.a(x), 0.5, m.training).detach()), _ends, PLAIN),
     "no_grad": Case(_without_gradient, _ends, PLAIN),
     "input_is_added": Case(  # the units are those of the input, which have a place
         lambda m, x: m.b(m.a(x) + x),
@@ -96,7 +96,7 @@ CASES = {
         lambda m, x: m.b(m.a(x) * torch.cat([torch.ones(2), torch.zeros(4)])), _ends, ()
     ),
     "masked": Case(  # a lower triangle
-        lambda m, x: m.b((m.a(x) @ torch.ones(6, 6).tril())), _ends, ()
+        lambda m, x: m.b(m.a(x) @ torch.ones(6, 6).tril()), _ends, ()
     ),
     "output_itself": Case(lambda m, x: (m.a(x), m.b(m.a(x))), _ends, ()),
 }

@@ -32,6 +32,38 @@ def _scaled(x: Tensor, y: Tensor) -> Tensor:
 
 CASES = {
     "embedding": Case(lambda m, x: m.b(m.a(x)), _ends, PLAIN),
+    "bags": Case(
+        lambda m, x: m.b(F.embedding_bag(x, m.p, mode="max")),
+        lambda: {"p": parameter(9, 6), "b": nn.Linear(6, 2)},
+        ("6: p:1 b.weight:1",),
+    ),
+    "weighted_bags": Case(  # rows, bags and their weights are in their place
+        lambda m, x: m.b(
+            F.embedding_bag(x, m.p, mode="sum", per_sample_weights=m.w.expand(len(x), 5))
+        ),
+        lambda: {"p": parameter(9, 6), "w": parameter(1, 5), "b": nn.Linear(6, 2)},
+        ("6: p:1 b.weight:1",),
+    ),
+    "bags_in_order": Case(
+        lambda m, x: m.b(_scaled(x, F.embedding_bag(m.i, m.p))),
+        lambda: {
+            "p": parameter(9, 6),
+            "i": torch.tensor([[0, 1], [8, 1], [3, 3], [4, 6]]),
+            "b": nn.Linear(24, 2),
+        },
+        ("6: p:1 b.weight:1",),
+    ),
+    "where_the_maxima_are": Case(
+        lambda m, x: torch.embedding_bag(
+            m.p, x.flatten(), torch.arange(len(x)) * 5, mode=2, scale_grad_by_freq=False
+        )[3],
+        lambda: {"p": parameter(9, 6)},
+        (),
+    ),
+    "frequencies_of_tokens": Case(
+        lambda m, x: m.b(torch.fft.irfft(torch.fft.rfft(m.a(x), dim=1), n=5, dim=1)), _ends, PLAIN
+    ),
+    "frequencies_of_units": Case(lambda m, x: m.b(torch.fft.fft(m.a(x)).real), _ends, ()),
     "tied_head": Case(  # looked up, and multiplied with: its rows are words
         lambda m, x: F.linear(m.a(x) + m.b(m.a(x)), m.a.weight),
         lambda: {"a": nn.Embedding(9, 6), "b": nn.Linear(6, 6)},
@@ -99,6 +131,11 @@ CASES = {
         lambda: {"a": nn.Embedding(9, 9), "b": nn.Linear(6, 2)},
         ("2: a.weight:1", *PLAIN),
     ),
+    "cropped_inside_of_a_head": Case(  # 6 = 2 x 3 units, without the first one
+        lambda m, x: m.b(F.pad(m.a(x).unflatten(2, (2, 3)).flatten(2), (-1, 0))),
+        lambda: _ends(5),
+        (),
+    ),
     "cumsum_of_units": Case(lambda m, x: m.b(m.a(x).cumsum(-1)), _ends, ()),
     "cumsum_of_tokens": Case(lambda m, x: m.b(m.a(x).cumsum(1).cumprod(1)), _ends, PLAIN),
     "running_maximum": Case(
@@ -123,6 +160,11 @@ CASES = {
     "selected_rows": Case(
         lambda m, x: m.b(_scaled(x, m.p.index_select(0, m.i))),
         lambda: {**_learned(), "p": parameter(7, 6), "i": torch.tensor([2, 0, 1])},
+        OUTSIDE,
+    ),
+    "windows_in_order": Case(
+        lambda m, x: m.b(_scaled(x, m.p.unfold(0, 2, 1).sum(2))),
+        lambda: {"p": parameter(5, 6), "b": nn.Linear(24, 2)},
         OUTSIDE,
     ),
     "windows_outside": Case(

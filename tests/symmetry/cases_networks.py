@@ -56,6 +56,46 @@ def _vit(m, x):
     return m.f(m.l(tokens)[:, 0])
 
 
+def _rms(x, weight):
+    return weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+def _rotated(y, cos, sin):
+    first, second = y.chunk(2, -1)
+    return y * cos + torch.cat([-second, first], -1) * sin
+
+
+def _llama(m, x):
+    """Tokens, grouped queries with rotary positions, a gated MLP, a tied head."""
+    x = m.e((x.flatten(1)[:, :5] > 0).long())
+    h = _rms(x, m.r)
+    q, k, v = (p(h).unflatten(-1, (-1, 4)).transpose(1, 2) for p in (m.q, m.k, m.v))
+    q, k = _rotated(q, m.cos, m.sin), _rotated(k, m.cos, m.sin)
+    k, v = (y[:, :, None].expand(-1, -1, 3, -1, -1).flatten(1, 2) for y in (k, v))
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    x = x + m.o(y.transpose(1, 2).flatten(2))
+    h = _rms(x, m.s)
+    x = x + m.d(F.silu(m.g(h)) * m.u(h))
+    return F.linear(_rms(x, m.t), m.e.weight)
+
+
+def _llama_parts():
+    angles = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.1, 1.0, 0.1])
+    return {
+        "e": nn.Embedding(2, 10),
+        "q": nn.Linear(10, 24, bias=False),  # 2 x 3 heads of 4
+        "k": nn.Linear(10, 8, bias=False),
+        "v": nn.Linear(10, 8, bias=False),
+        "o": nn.Linear(24, 10, bias=False),
+        "g": nn.Linear(10, 14, bias=False),
+        "u": nn.Linear(10, 14, bias=False),
+        "d": nn.Linear(14, 10, bias=False),
+        **{name: nn.Parameter(torch.ones(10)) for name in "rst"},
+        "cos": angles.cos(),
+        "sin": angles.sin(),
+    }
+
+
 CASES = {
     "resnet": Case(
         lambda m, x: m.f(m.y(m.x(m.m(m.s(x)).relu())).mean((2, 3))),
@@ -142,6 +182,18 @@ CASES = {
             "l.self_attn.in_proj_bias:0",
             "6 in l.self_attn.in_proj_weight:0: l.self_attn.in_proj_weight:0 "
             "l.self_attn.in_proj_bias:0 l.self_attn.out_proj.weight:1",
+        ),
+    ),
+    "llama": Case(
+        _llama,
+        _llama_parts,
+        (
+            "10: e.weight:1 q.weight:1 k.weight:1 v.weight:1 o.weight:0 g.weight:1 u.weight:1 "
+            "d.weight:0 r:0 s:0 t:0",
+            "14: g.weight:0 u.weight:0 d.weight:1",
+            "2: q.weight:0 k.weight:0 v.weight:0 o.weight:1",
+            "3 in q.weight:0: q.weight:0 o.weight:1",
+            "4 in q.weight:0: v.weight:0 o.weight:1",
         ),
     ),
     "called_twice": Case(  # one module, so that what goes in and what comes out move alike

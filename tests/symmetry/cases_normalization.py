@@ -88,8 +88,10 @@ CASES = {
     ),
     "spectral_norm": Case(  # its singular vectors move with the weight
         _forward,
-        lambda: _ends(5, n=parametrizations.spectral_norm(nn.Conv2d(5, 6, 1)))
-        | {"b": nn.Conv2d(6, 2, 1)},
+        lambda: (
+            _ends(5, n=parametrizations.spectral_norm(nn.Conv2d(5, 6, 1)))
+            | {"b": nn.Conv2d(6, 2, 1)}
+        ),
         (
             "5: a.weight:0 a.bias:0 n.parametrizations.weight.original:1 "
             "n.parametrizations.weight.0._v:0",
@@ -104,8 +106,9 @@ CASES = {
                 F.batch_norm(m.w.view(1, 6, -1), None, None, m.g, training=True).view_as(m.w),
             )
         ),
-        lambda: {**_ends(5), "w": parameter(6, 5, 1, 1), "g": parameter(6)}
-        | {"b": nn.Conv2d(6, 2, 1)},
+        lambda: (
+            {**_ends(5), "w": parameter(6, 5, 1, 1), "g": parameter(6)} | {"b": nn.Conv2d(6, 2, 1)}
+        ),
         ("5: a.weight:0 a.bias:0 w:1", "6: w:0 g:0 b.weight:1"),
     ),
 }

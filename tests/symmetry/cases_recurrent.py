@@ -85,14 +85,18 @@ CASES = {
     ),
     "given_states": Case(
         _given,
-        lambda: _net(nn.LSTM(4, 6, batch_first=True), 6)
-        | {"h": parameter(1, 1, 6), "c": parameter(1, 1, 6)},
+        lambda: (
+            _net(nn.LSTM(4, 6, batch_first=True), 6)
+            | {"h": parameter(1, 1, 6), "c": parameter(1, 1, 6)}
+        ),
         (f"6: {_cell()} f.weight:1 h:2 c:2",),
     ),
     "given_states_projected": Case(
         _given_projected,
-        lambda: _net(nn.LSTM(4, 6, proj_size=4, batch_first=True), 4)
-        | {"e": nn.Linear(6, 2), "h": parameter(1, 1, 4), "c": parameter(1, 1, 6)},
+        lambda: (
+            _net(nn.LSTM(4, 6, proj_size=4, batch_first=True), 4)
+            | {"e": nn.Linear(6, 2), "h": parameter(1, 1, 4), "c": parameter(1, 1, 6)}
+        ),
         (
             "6: l.weight_ih_l0:0 l.weight_hh_l0:0 l.bias_ih_l0:0 l.bias_hh_l0:0 l.weight_hr_l0:1 "
             "e.weight:1 c:2",
@@ -103,6 +107,11 @@ CASES = {
         lambda m, x: m.f(m.l(x)[1].sum(0)),
         lambda: _net(nn.GRU(4, 6, 2, batch_first=True), 6),
         (f"6: {_cell(0)} {_cell(1)} l.weight_ih_l1:1 f.weight:1",),
+    ),
+    "states_of_all_layers_weighed": Case(
+        lambda m, x: m.f(m.l(x)[1].permute(1, 2, 0)).sum(1),
+        lambda: _net(nn.GRU(4, 6, 2, batch_first=True), 2),
+        (f"6: {_cell(0)} {_cell(1)} l.weight_ih_l1:1",),
     ),
     "learned_time": Case(
         lambda m, x: m.f(m.l(m.p[None].expand(len(x), 7, 4))[0].mean(1)) + x.mean(),

@@ -43,9 +43,7 @@ CASES = {
     "var_mean": Case(
         lambda m, x: torch.var_mean(m.a(x), -1), lambda: {"a": nn.Linear(4, 6)}, REDUCED
     ),
-    "norm": Case(
-        lambda m, x: m.b(m.a(x) / m.a(x).norm(dim=-1, keepdim=True)), _ends, PLAIN
-    ),
+    "norm": Case(lambda m, x: m.b(m.a(x) / m.a(x).norm(dim=-1, keepdim=True)), _ends, PLAIN),
     "vector_norm": Case(
         lambda m, x: torch.linalg.vector_norm(m.a(x), 3, -1),
         lambda: {"a": nn.Linear(4, 6)},

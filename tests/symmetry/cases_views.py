@@ -22,7 +22,6 @@ def _two():
     return {**_flat(6, 11), "c": nn.Linear(16, 5)}
 
 
-
 def _written_into(m, x):
     y = m.a(x.flatten(1)).clone()
     y[:, 1:3] = y[:, 3:5] * 2
@@ -72,8 +71,10 @@ CASES = {
         ("5: a.weight:0 a.bias:0 b.weight:1",),
     ),
     "refined": Case(  # 12 as 2 x 6 and as 4 x 3: common parts are 2 x 2 x 3
-        lambda m, x: m.b(m.a(x.flatten(1)).view(-1, 2, 6).sum(1)) + m.c(
-            m.a(x.flatten(1)).view(-1, 4, 3).sum(2)),
+        lambda m, x: (
+            m.b(m.a(x.flatten(1)).view(-1, 2, 6).sum(1))
+            + m.c(m.a(x.flatten(1)).view(-1, 4, 3).sum(2))
+        ),
         lambda: {**_flat(12, 6), "c": nn.Linear(4, 2)},
         (
             "2: a.weight:0 a.bias:0 b.weight:1 c.weight:1",
@@ -82,8 +83,10 @@ CASES = {
         ),
     ),
     "no_common_parts": Case(  # 12 as 3 x 4 and as 2 x 6
-        lambda m, x: m.b(m.a(x.flatten(1)).view(-1, 2, 6).sum(1)) + m.c(
-            m.a(x.flatten(1)).view(-1, 3, 4).sum(1)),
+        lambda m, x: (
+            m.b(m.a(x.flatten(1)).view(-1, 2, 6).sum(1))
+            + m.c(m.a(x.flatten(1)).view(-1, 3, 4).sum(1))
+        ),
         lambda: {**_flat(12, 6), "c": nn.Linear(4, 2)},
         (),
     ),
@@ -116,6 +119,20 @@ CASES = {
         lambda: _flat(11, 7),
         ("4: a.weight:0 a.bias:0", "7: a.weight:0 a.bias:0 b.weight:1"),
     ),
+    "split_inside_of_a_head": Case(  # 6 = 2 x 3 units, as 1 + 5
+        lambda m, x: m.b(m.a(x.flatten(1)).view(-1, 2, 3).flatten(1).split([1, 5], 1)[1]),
+        lambda: _flat(6, 5),
+        (),
+    ),
+    "parts_of_complex_numbers": Case(
+        lambda m, x: m.b(
+            torch.view_as_real(
+                torch.view_as_complex(m.a(x.flatten(1)).view(-1, 3, 2)).square()
+            ).flatten(1)
+        ),
+        _flat,
+        ("3: a.weight:0 a.bias:0 b.weight:1",),
+    ),
     "sliced": Case(
         lambda m, x: m.b(m.a(x.flatten(1))[:, 2:-3]),
         lambda: _flat(11, 6),
@@ -141,8 +158,9 @@ CASES = {
         PLAIN,
     ),
     "selected_of_whole": Case(  # a view that is used otherwise, too
-        lambda m, x: m.b(m.a(x.flatten(1)).view(-1, 3, 6)[:, 1] + m.a(x.flatten(1)).view(
-            -1, 3, 6).sum(1)),
+        lambda m, x: m.b(
+            m.a(x.flatten(1)).view(-1, 3, 6)[:, 1] + m.a(x.flatten(1)).view(-1, 3, 6).sum(1)
+        ),
         lambda: _flat(18),
         PLAIN,
     ),

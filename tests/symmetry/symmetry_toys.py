@@ -1,7 +1,7 @@
 """Cases of rules: a small network with one operation, and its groups, written by hand.
 
-Exporting takes longer than all else, so that the cases of one file are branches of one network, each
-with an output of its own.
+Exporting takes longer than all else, so that the cases of one file are branches of one network,
+each with an output of its own.
 """
 
 import importlib

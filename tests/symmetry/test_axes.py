@@ -1,5 +1,7 @@
 """Axis expressions: what is equated becomes one, what cannot be is pinned, and nothing else is."""
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +34,14 @@ def test_atoms_that_are_equated_are_one(space):
     assert isinstance(space.find(a), Atom)
 
 
+def test_a_stream_through_thousands_of_layers(space):
+    atoms = [space.atom(4) for _ in range(5000)]
+    for one, other in itertools.pairwise(atoms):
+        space.equate(one, other)
+    space.equate(atoms[0], Product((space.atom(2), space.pinned_atom(2, "an input"))))
+    assert _pinned(space, atoms[-1]) == _pinned(space, atoms[0]) == [False, True]
+
+
 def test_an_axis_of_one_position_is_nothing(space):
     a = space.atom(5)
     assert space.atom(1) == ONE
@@ -53,6 +63,9 @@ def test_a_sum_in_front_is_multiplied_out(space):
     found = space.find(Product((Sum((a, b)), c)))
     assert found == Sum((Product((a, c)), Product((b, c))))
     assert space.find(Product((c, Sum((a, b))))) == Product((c, Sum((a, b))))
+    assert space.find(Product((c, Sum((a, b)), a))) == Product(
+        (c, Sum((Product((a, a)), Product((b, a)))))
+    )
 
 
 def test_finer_factors(space):
@@ -103,6 +116,28 @@ def test_a_sum_and_a_product(space):
     assert _sizes(space, four) == [2, 2]
     assert space.find(six) == Product((space.find(four).segments[0], space.find(three)))
     assert not any(_pinned(space, six))
+
+
+def test_a_sum_inside_of_a_product(space):
+    """24 as 4 x (2 + 4) and as 2 x 2 x 3 x 2: the 3 is 1 + 2."""
+    two, four, three = space.atom(2), space.atom(4), space.atom(3)
+    one = Product((space.atom(4), Sum((two, four))))
+    other = Product((space.atom(2), space.atom(2), three, space.atom(2)))
+    space.equate(one, other)
+    assert space.find(one) == space.find(other)
+    assert _sizes(space, three) == [2]
+    assert _sizes(space, four) == [2, 2]
+    assert not any(_pinned(space, one))
+
+
+def test_a_factor_is_refined_for_a_sum(space):
+    """12 as (2 + 4) x 2, which is 4 + 8, and as 3 x 4."""
+    one = Product((Sum((space.atom(2), space.atom(4))), space.atom(2)))
+    three, four = space.atom(3), space.atom(4)
+    space.equate(Product((space.atom(5), one)), Product((space.atom(5), three, four)))
+    assert _sizes(space, three) == [2]
+    assert _sizes(space, four) == [2, 2]
+    assert not any(_pinned(space, one))
 
 
 def test_a_sum_with_a_border_inside_a_product_is_pinned(space):
@@ -196,7 +231,6 @@ def test_an_atom_is_no_part_of_itself(space):
     assert space.find(Sum((a, a, b))) == space.find(Sum((b, a, a)))
 
 
-
 @st.composite
 def _axes(draw, size: int, depth: int = 2) -> str | tuple:
     """A recipe of an axis of a size: an atom of it by number, a product, or a sum."""
@@ -230,12 +264,17 @@ def _made(recipe: tuple, space: Space, atoms: dict) -> Axis:
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.lists(st.sampled_from([4, 6, 12, 24]).flatmap(lambda n: st.tuples(_axes(n), _axes(n))),
-                min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.sampled_from([4, 6, 12, 24]).flatmap(lambda n: st.tuples(_axes(n), _axes(n))),
+        min_size=1,
+        max_size=5,
+    )
+)
 def test_equating_is_safe(pairs):
-    """Whatever is equated: sizes stay, both sides are one or pinned; again, nothing is freed or bound.
+    """Whatever is equated: sizes stay, and both sides are one, or pinned.
 
-    What is pinned may be cut finer.
+    To do it again frees and binds nothing; what is pinned may be cut finer.
     """
     space, atoms = Space(), {}
     made = [(_made(a, space, atoms), _made(b, space, atoms)) for a, b in pairs]

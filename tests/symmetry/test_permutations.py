@@ -13,7 +13,7 @@ from conjoin.symmetry import Permutations, Symmetries, find_symmetries
 
 
 class Net(nn.Module):
-    """Heads with units inside of each, a grouped convolution, a norm with statistics, a tied head."""
+    """Heads with units in each, a grouped convolution, a norm with statistics, a tied head."""
 
     def __init__(self) -> None:
         super().__init__()

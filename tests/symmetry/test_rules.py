@@ -6,7 +6,6 @@ import pytest
 from symmetry_toys import FILES, groups_of, written
 
 from conjoin.symmetry.groups import layout_of
-from conjoin.symmetry.rules import RULES
 
 
 @pytest.fixture(scope="session")
@@ -14,11 +13,7 @@ def layouts(traced):
     return {file: layout_of(traced[file].solved()) for file in FILES}
 
 
-CASES = [
-    (file, name)
-    for file in FILES
-    for name in importlib.import_module(f"cases_{file}").CASES
-]
+CASES = [(file, name) for file in FILES for name in importlib.import_module(f"cases_{file}").CASES]
 
 
 @pytest.mark.parametrize(("file", "name"), CASES)

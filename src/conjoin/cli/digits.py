@@ -114,8 +114,8 @@ def digits(
         list[str] | None,
         typer.Option(
             "--profile",
-            help="How the strength is spread over layers: uniform, upstream, trunk, or 'tied "
-            "finish'. May be repeated. Default: the preset's.",
+            help="How the strength is spread: uniform, upstream, trunk, 'tied finish', or 'pooled "
+            "norm'. May be repeated. Default: the preset's.",
         ),
     ] = None,
     strengths: Annotated[

@@ -8,6 +8,7 @@ several heads; between lies the continuum.
 
 from conjoin.coupling.coupling import Coupling
 from conjoin.coupling.loaders import copies_of, cycle
+from conjoin.coupling.normalization import pooled_normalization
 from conjoin.coupling.presets import (
     elastic_averaging,
     fedprox,
@@ -31,6 +32,7 @@ __all__ = [
     "local_sgd",
     "over_time",
     "papa",
+    "pooled_normalization",
     "scaled",
     "stable_strength",
     "target_gap",

@@ -3,8 +3,8 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from conjoin.batches import Inputs, size_of
 from conjoin.coupling.coupling import Coupling
+from conjoin.coupling.normalization import pooled_normalization
 from conjoin.coupling.strength import Strength
 from conjoin.errors import DataError, InputError, TrainingError
-from conjoin.merging import merge
-from conjoin.repair import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["Learner", "Recipe", "Trained", "mixed_seed", "train_models"]
 
 GAPS = 40
 """How often the gap is measured in a training."""
-
-COMMON_BATCHES = 20
-"""Batches of each model that common statistics are estimated on."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +36,8 @@ class Recipe:
         scheduler: makes a schedule, stepped after every optimizer step, given the optimizer and
             the number of all steps; None keeps the rate.
         clip: largest norm of a model's gradient; None does not clip.
-        common_epochs: in so many epochs at the end, the models' BatchNorm normalizes by the
-            statistics of their mean on the mixture of their data, estimated anew before each,
-            instead of those of a model's own batches. One network out of them has these
-            statistics, and the weights get used to them.
+        pooled: whether BatchNorm normalizes by the mixture of all models' data; see
+            `conjoin.coupling.pooled_normalization`.
     """
 
     epochs: int
@@ -52,7 +45,7 @@ class Recipe:
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
     scheduler: Callable[[Optimizer, int], LRScheduler] | None = None
     clip: float | None = None
-    common_epochs: int = 0
+    pooled: bool = False
 
     @property
     def total_steps(self) -> int:
@@ -69,14 +62,12 @@ class Learner:
         batches: gives the batches of an epoch, counted from 0; gone through again if they end.
         loss: of the module on a batch, a scalar.
         seed: of what it draws: dropout, shuffling, augmentation.
-        inputs: gives of a batch what the module takes; needed for `Recipe.common_epochs` only.
     """
 
     module: nn.Module
     batches: Callable[[int], Iterable[Any]]
     loss: Callable[[nn.Module, Any], Tensor]
     seed: int
-    inputs: Callable[[Any], Inputs] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,33 +129,33 @@ def train_models(
     pairs = {name: (module, optimizers[name]) for name, module in modules.items()}
     coupling = Coupling(pairs, strength) if len(pairs) > 1 else None
     state = _State(work, modules, optimizers, schedulers, coupling)
-    for epoch in range(state.restore(), recipe.epochs):
-        streams = {name: _Stream(learner, epoch, device) for name, learner in learners.items()}
-        for module in modules.values():
-            module.train()
-        if epoch >= recipe.epochs - recipe.common_epochs:
-            _use_common_statistics(modules, learners, epoch, device)
-        for step in range(epoch * recipe.steps, (epoch + 1) * recipe.steps):
-            for name, module in modules.items():
-                optimizers[name].zero_grad(set_to_none=True)
-                with streams[name].drawing() as batches:
-                    loss = learners[name].loss(module, next(batches))
-                    loss.backward()
-                if recipe.clip is not None:
-                    nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
-            if coupling is None:
-                for optimizer in optimizers.values():
-                    optimizer.step()
-            else:
-                coupling.step()
-            for scheduler in schedulers.values():
-                scheduler.step()
-            if coupling is not None and _is_measured(step + 1, recipe.total_steps):
-                state.gaps.append((step + 1, coupling.gap()))
-            if on_step is not None:
-                on_step(step + 1, recipe.total_steps)
-        _check_finite(modules, epoch)
-        state.save(epoch + 1)
+    pooling = pooled_normalization(modules) if recipe.pooled and coupling else nullcontext()
+    with pooling:
+        for epoch in range(state.restore(), recipe.epochs):
+            streams = {name: _Stream(learner, epoch, device) for name, learner in learners.items()}
+            for module in modules.values():
+                module.train()
+            for step in range(epoch * recipe.steps, (epoch + 1) * recipe.steps):
+                for name, module in modules.items():
+                    optimizers[name].zero_grad(set_to_none=True)
+                    with streams[name].drawing() as batches:
+                        loss = learners[name].loss(module, next(batches))
+                        loss.backward()
+                    if recipe.clip is not None:
+                        nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
+                if coupling is None:
+                    for optimizer in optimizers.values():
+                        optimizer.step()
+                else:
+                    coupling.step()
+                for scheduler in schedulers.values():
+                    scheduler.step()
+                if coupling is not None and _is_measured(step + 1, recipe.total_steps):
+                    state.gaps.append((step + 1, coupling.gap()))
+                if on_step is not None:
+                    on_step(step + 1, recipe.total_steps)
+            _check_finite(modules, epoch)
+            state.save(epoch + 1)
     cpu = torch.device("cpu")
     made = {n: _to(m, cpu, torch.contiguous_format).eval() for n, m in modules.items()}
     return Trained(made, tuple(state.gaps))
@@ -259,33 +250,6 @@ def _to(module: nn.Module, device: torch.device, layout: torch.memory_format) ->
 def _is_measured(step: int, total: int) -> bool:
     """Whether the gap is measured after a step: at equal distances, and at the end."""
     return step * GAPS // total > (step - 1) * GAPS // total
-
-
-def _use_common_statistics(
-    modules: Mapping[str, nn.Module],
-    learners: Mapping[str, Learner],
-    epoch: int,
-    device: torch.device,
-) -> None:
-    """Give all models the BatchNorm statistics of their mean on the mixture, and keep them."""
-    mixture = []
-    for learner in learners.values():
-        if learner.inputs is None:
-            raise InputError("common statistics need what a module takes: Learner(inputs=...)")
-        stream = _Stream(replace(learner, seed=mixed_seed(learner.seed, 1)), epoch, device)
-        with stream.drawing() as batches:
-            found = [learner.inputs(next(batches)) for _ in range(COMMON_BATCHES)]
-        mixture.append([(inputs, torch.zeros(size_of(inputs))) for inputs in found])
-    if not has_batchnorm(next(iter(modules.values()))):
-        return
-    mean = reestimate_batchnorm(merge(list(modules.values())), *mixture)
-    common = dict(mean.named_modules())
-    for module in modules.values():
-        for name, part in module.named_modules():
-            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats:
-                for buffer, value in common[name].named_buffers(recurse=False):
-                    part.get_buffer(buffer).copy_(value)
-                part.eval()
 
 
 def _check_finite(modules: Mapping[str, nn.Module], epoch: int) -> None:

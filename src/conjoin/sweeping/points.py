@@ -31,9 +31,6 @@ STRENGTHS = (0.0, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0, math.inf)
 FALL = 100.0
 """How much weaker the last layer is coupled than the first in the profile ``upstream``."""
 
-COMMON = 0.3
-"""In which share of the epochs the profile ``common norm`` has common statistics."""
-
 TIED = 0.8
 """From which part of the training on weights are one in the profile ``tied finish``."""
 
@@ -46,14 +43,14 @@ class Profile:
         name: shown.
         about: a sentence for people.
         at: (strength, optimizer steps of the training) -> what `Coupling` takes.
-        common: in which share of the epochs, at the end, BatchNorm normalizes by the statistics of
-            the mixture; see `conjoin.coupling.training.Recipe`.
+        pooled: whether BatchNorm normalizes by the mixture of all tasks' data; see
+            `conjoin.coupling.pooled_normalization`.
     """
 
     name: str
     about: str
     at: Callable[[float, int], Strength]
-    common: float = 0.0
+    pooled: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,13 +75,9 @@ class Point:
         return f"{self.profile.name} {self.strength:g}"
 
     @property
-    def common(self) -> float:
-        """Share of the epochs with common statistics: none where nothing is coupled."""
-        return self.profile.common if self.strength else 0.0
-
-    def common_epochs(self, epochs: int) -> int:
-        """Give the number of epochs with common statistics: one at least, if any."""
-        return max(1, round(self.common * epochs)) if self.common else 0
+    def pooled(self) -> bool:
+        """Whether BatchNorm normalizes by the mixture: not where nothing is coupled."""
+        return self.profile.pooled and self.strength > 0
 
     def at(self, steps: int) -> Strength:
         """Give what `Coupling` takes, for a training of so many steps; 0 couples nothing at all."""
@@ -123,11 +116,10 @@ def profiles_for(heads: Sequence[str]) -> dict[str, Profile]:
     )
     found.append(
         Profile(
-            "common norm",
-            f"every layer with the same strength; in the last {COMMON:.0%} of epochs BatchNorm has "
-            "the statistics of the mixture",
+            "pooled norm",
+            "every layer with the same strength; BatchNorm normalizes by the mixture of the tasks",
             _uniform,
-            common=COMMON,
+            pooled=True,
         )
     )
     return {profile.name: profile for profile in found}
@@ -151,7 +143,7 @@ def points_of(profiles: Sequence[Profile], strengths: Sequence[float]) -> tuple[
     for profile in profiles:
         for strength in sorted(set(map(float, strengths))):
             point = Point(profile, strength)
-            found.setdefault(f"{described(point.at(1000))} {point.common}", point)
+            found.setdefault(f"{described(point.at(1000))} {point.pooled}", point)
     return tuple(found.values())
 
 
@@ -164,7 +156,7 @@ def profile_info(profiles: Sequence[Profile]) -> tuple[dict[str, Any], ...]:
     ends: dict[str, str] = {}
     found = []
     for profile in profiles:
-        end = f"{described(profile.at(math.inf, 1000))} {profile.common}"
+        end = f"{described(profile.at(math.inf, 1000))} {profile.pooled}"
         same = ends.setdefault(end, profile.name)
         info = {"name": profile.name, "about": profile.about}
         found.append({**info, "same_at_infinity": None if same == profile.name else same})

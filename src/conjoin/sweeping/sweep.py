@@ -95,7 +95,7 @@ def continuum(
             with heads keeps them private, and so does the profile ``trunk``.
         strengths: numbers from 0 to infinity, or ``"auto"``: the ends, and the best that a search
             with five trainings finds on the validation data of the first seed.
-        profiles: of ``uniform``, ``upstream``, ``trunk`` and ``tied finish``.
+        profiles: of ``uniform``, ``upstream``, ``trunk``, ``tied finish`` and ``pooled norm``.
         seeds: repetitions.
         learning_rate: the highest of a one-cycle schedule of SGD with Nesterov momentum .9.
         optimizer, scheduler: in the place of that: makers, given the parameters; given the

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from conjoin.atomic import write_bytes
 from conjoin.batches import (
     Data,
-    Inputs,
     batches,
     concatenate,
     map_inputs,
@@ -89,8 +88,7 @@ class Trainings:
     def coupled_stage(self, point: Point) -> Stage:
         """Say what decides the networks of a point."""
         strength = described(point.at(self.recipe.total_steps))
-        common = point.common_epochs(self.recipe.epochs)
-        return self._stage({"strength": strength, "common_epochs": common})
+        return self._stage({"strength": strength, "pooled": point.pooled})
 
     def _stage(self, settings: Mapping[str, Any]) -> Stage:
         known = {
@@ -122,12 +120,11 @@ class Trainings:
                 partial(_batches, data, self.batch_size),
                 partial(_loss_of_batch, self.loss, task),
                 mixed_seed(self.seed, number),
-                partial(_inputs_of_batch, task),
             )
             for number, (task, data) in enumerate(self.data.items())
         }
         title, spec = f"coupled: {point.name}", point.at(self.recipe.total_steps)
-        recipe = replace(self.recipe, common_epochs=point.common_epochs(self.recipe.epochs))
+        recipe = replace(self.recipe, pooled=point.pooled)
         return self._trained(self.coupled_stage(point), learners, recipe, title, spec)
 
     def _joint(self, stage: Stage, name: str) -> Path:
@@ -198,10 +195,6 @@ def _mixtures(
     epoch: int,  # noqa: ARG001
 ) -> Iterator[dict[str, Any]]:
     return cycle({task: _Part(part, size) for task, part in data.items()}, steps)
-
-
-def _inputs_of_batch(task: str, batch: Any) -> Inputs:
-    return pair_of(batch, task)[0]
 
 
 def _loss_of_batch(loss: Loss, task: str, module: nn.Module, batch: Any) -> Tensor:

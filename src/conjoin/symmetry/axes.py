@@ -92,15 +92,17 @@ class Space:
     def find(self, axis: Axis) -> Axis:
         """Give what an axis is known to be made of: atoms not bound, without nested brackets.
 
-        A sum in front of a product is multiplied out, since its segments lie one after another:
+        A sum is multiplied with the factors after it, since its segments lie one after another:
         ``(a + b) x c`` is ``a x c + b x c``.
         """
         if isinstance(axis, Atom):
-            bound = self._bound.get(axis.number)
-            if bound is None:
-                return axis
-            found = self.find(bound)
-            self._bound[axis.number] = found
+            found: Axis = axis
+            passed = []  # many, where a residual stream has many norms: no recursion
+            while isinstance(found, Atom) and found.number in self._bound:
+                passed.append(found.number)
+                found = self._bound[found.number]
+            found = found if isinstance(found, Atom) else self.find(found)
+            self._bound.update(dict.fromkeys(passed, found))
             return found
         if isinstance(axis, Sum):
             segments: list[Axis] = []
@@ -114,9 +116,11 @@ class Space:
             factors.extend(one.factors if isinstance(one, Product) else [one])
         if len(factors) == 1:
             return factors[0]
-        if factors and isinstance(factors[0], Sum):
-            rest = tuple(factors[1:])
-            return self.find(Sum(tuple(Product((s, *rest)) for s in factors[0].segments)))
+        for place, one in enumerate(factors[:-1]):
+            if isinstance(one, Sum):
+                rest = factors[place + 1 :]
+                done = self.find(Sum(tuple(Product((s, *rest)) for s in one.segments)))
+                return Product((*factors[:place], done)) if place else done
         return Product(tuple(factors))
 
     def pin(self, axis: Axis, reason: str) -> None:
@@ -257,16 +261,41 @@ class Space:
             if isinstance(second, Product):
                 left[:0], right[:0] = [first], second.factors
                 continue
-            larger, smaller = size_of_axis(first), size_of_axis(second)
-            if larger == smaller:
+            size, size_of_second = size_of_axis(first), size_of_axis(second)
+            if size == size_of_second:
                 self.equate(first, second)
-            elif larger > smaller and larger % smaller == 0 and isinstance(first, Atom):
-                left[:0], right[:0] = self._refine(first, smaller), [second]
-            elif smaller > larger and smaller % larger == 0 and isinstance(second, Atom):
-                left[:0], right[:0] = [first], self._refine(second, larger)
+                continue
+            if size < size_of_second:
+                left, right, first, second = right, left, second, first
+            whole = None
+            if isinstance(first, Sum):
+                whole = self._of_size(size_of_axis(first), [second, *right])
+            if whole is not None:
+                self.equate(first, whole[0])
+                right = whole[1]
+            elif isinstance(first, Atom) and first.size % size_of_axis(second) == 0:
+                left[:0], right[:0] = self._refine(first, size_of_axis(second)), [second]
             else:
                 self._fail(one, other)
                 return
+
+    def _of_size(self, size: int, factors: Sequence[Axis]) -> tuple[Axis, list[Axis]] | None:
+        """Take the first factors that together have a size, and the others; None if none have.
+
+        The last one is refined for that, if it can be.
+        """
+        for count, factor in enumerate(factors):
+            taken, rest = factors[:count], list(factors[count + 1 :])
+            have, more = math.prod(map(size_of_axis, taken)), size_of_axis(factor)
+            if have * more == size:
+                return Product((*taken, factor)), rest
+            if have * more > size:
+                found = self.find(factor)
+                if size % have or not isinstance(found, Atom) or more % (size // have):
+                    return None
+                slow, fast = self._refine(found, size // have)
+                return Product((*taken, slow)), [fast, *rest]
+        return None
 
     def _refine(self, atom: Atom, slow: int) -> tuple[Axis, Axis]:
         parts = self.atom(slow), self.atom(atom.size // slow)

@@ -89,8 +89,10 @@ class Permutations:
         """Give one reordered tensor.
 
         Raises:
-            MismatchError: its shape is not that of the layout.
+            MismatchError: it is not in the layout, or has another shape there.
         """
+        if name not in self.layout.tensors:
+            raise MismatchError(f"the permutations know no tensor {name!r}")
         parts = self.layout.tensors[name]
         sizes = tuple(map(_size, parts))
         if tuple(tensor.shape) != sizes:
@@ -137,11 +139,11 @@ class Permutations:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; its metadata hold the layout as JSON."""
-        names = {f"{number}": name for number, name in enumerate(self.orders)}
+        names = {f"order.{number}": name for number, name in enumerate(self.orders)}
         tensors = {number: self.orders[name] for number, name in names.items()}
         layout = {n: list(map(_part_json, parts)) for n, parts in self.layout.tensors.items()}
         metadata = {
-            "format": FORMAT,
+            "conjoin.format": FORMAT,
             "groups": json.dumps([_group_json(g) for g in self.layout.groups.values()]),
             "tensors": json.dumps(layout),
             "pinned": json.dumps({reason: list(t) for reason, t in self.layout.pinned.items()}),
@@ -156,7 +158,7 @@ class Permutations:
             CheckpointError: it is no such file.
         """
         stored = open_checkpoint(path)
-        if stored.metadata.get("format") != FORMAT:
+        if stored.metadata.get("conjoin.format") != FORMAT:
             raise CheckpointError(f"{path} has no permutations; they are written by `save`")
         groups = [_group_of(found) for found in json.loads(stored.metadata["groups"])]
         tensors = {
@@ -165,7 +167,7 @@ class Permutations:
         }
         pinned = {r: tuple(t) for r, t in json.loads(stored.metadata["pinned"]).items()}
         layout = Layout({group.name: group for group in groups}, tensors, pinned)
-        return cls(layout, {group.name: stored[str(n)] for n, group in enumerate(groups)})
+        return cls(layout, {group.name: stored[f"order.{n}"] for n, group in enumerate(groups)})
 
     def _order_of(self, orders: Mapping[str, Tensor], name: str, size: int) -> Tensor:
         return orders.get(name, torch.arange(size))  # what is pinned stays in its place

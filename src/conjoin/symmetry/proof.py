@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from conjoin.batches import Inputs, map_inputs, run_model, size_of
 from conjoin.errors import InputError
@@ -19,6 +20,8 @@ __all__ = ["Proof", "largest_error", "prove", "random_orders", "randomized"]
 
 TOLERANCE = 1e-9
 """Largest error of the outputs, relative to their size, in float64."""
+
+SMALLER = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -196,9 +199,19 @@ def _double_by_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+class _InDouble(TorchDispatchMode):
+    """Let a forward that rounds to a smaller dtype on its way (many norms do) keep float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = dict(kwargs or {})
+        if named.get("dtype") in SMALLER:
+            named["dtype"] = torch.float64
+        return func(*args, **named)
+
+
 @torch.no_grad()
 def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with _double_by_default():
+    with _double_by_default(), _InDouble():
         outputs: Any = run_model(model, inputs)
     leaves = _pytree.tree_leaves(outputs if not isinstance(outputs, Mapping) else dict(outputs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -22,10 +22,10 @@ CONSTRUCTORS = ("full", "zeros", "ones", "full_like", "zeros_like", "ones_like",
                 "new_ones", "new_full", "scalar_tensor", "empty")  # fmt: skip
 """Operations whose result has one value everywhere."""
 
-EQUAL = ("view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "expand",
-         "repeat", "select", "slice", "clone", "alias", "detach", "sum", "mean", "amax", "amin",
-         "_to_copy", "lift_fresh_copy")  # fmt: skip
-"""Of equal elements these make equal elements, as what is pointwise does; `cumsum`, say, does not."""
+EQUAL = ("view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze",
+         "expand", "repeat", "select", "slice", "clone", "alias", "detach", "sum", "mean", "amax",
+         "amin", "_to_copy", "lift_fresh_copy")  # fmt: skip
+"""Of equal elements these make equal ones, as what is pointwise does; `cumsum`, say, does not."""
 
 POWER_ITERATION = ("_u", "_v", "weight_u", "weight_v")
 """Buffers of spectral_norm, which move with the weight that they are singular vectors of."""
@@ -68,6 +68,9 @@ def solve(trace: Trace) -> Solved:
             for value in _values(_resolved(node.args, found)):
                 for axis in value.whole(solved.space):
                     solved.space.pin(axis, "an output")
+    for name in solved.tensors.keys() - _used_tensors(trace):
+        for axis in solved.tensors[name]:
+            solved.space.pin(axis, "nothing uses it")
     solved.aliases.update(
         (name, first)
         for name, first in trace.names.items()
@@ -78,6 +81,12 @@ def solve(trace: Trace) -> Solved:
         for one in value.slices or ():
             solved.values.append(one)
     return solved
+
+
+def _used_tensors(trace: Trace) -> set[str]:
+    """Name the parameters and buffers that something is done with, by their first names."""
+    used = (trace.tensors[n.name] for n in trace.nodes if n.users and n.name in trace.tensors)
+    return {trace.names.get(name, name) for name in used}
 
 
 def _placeholder(node: Node, trace: Trace, solved: Solved) -> Any:
@@ -91,14 +100,13 @@ def _placeholder(node: Node, trace: Trace, solved: Solved) -> Any:
         reason = "an input" if known else "a constant"
         return Value(tuple(space.pinned_atom(size, reason) for size in shape), "plain")
     name = trace.names.get(name, name)
+    kind = trace.kinds.get(name, Kind.CONSTANT)
+    moves = kind in (Kind.WEIGHT, Kind.STATISTIC) or name.rpartition(".")[2] in POWER_ITERATION
     if name not in solved.tensors:
         solved.tensors[name] = tuple(space.atom(size) for size in shape)
-        kind = trace.kinds.get(name, Kind.CONSTANT)
-        moves = kind in (Kind.WEIGHT, Kind.STATISTIC)
-        if not moves and name.rpartition(".")[2] not in POWER_ITERATION:
-            for axis in solved.tensors[name]:
-                space.pin(axis, "a constant")
-    return Value(solved.tensors[name], "learned")
+        for axis in solved.tensors[name] if not moves else ():
+            space.pin(axis, "a constant")
+    return Value(solved.tensors[name], "learned" if moves else "plain")
 
 
 def _constant(node: Node, solved: Solved) -> Value | None:
@@ -141,7 +149,8 @@ def _results(node: Node, call: Call, values: Sequence[Value], solved: Solved) ->
         return _unknown(call, values, solved)
     try:
         made = rule(call)
-    except (IndexError, KeyError, TypeError, ValueError):  # a form of it that the rule has not met
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        # A form of the operation that its rule has not met.
         return _unknown(call, values, solved)
     several: Sequence[Axes | Value] = [made] if isinstance(made, Value) else made
     results = [one if isinstance(one, Value) else Value(tuple(one), "learned") for one in several]

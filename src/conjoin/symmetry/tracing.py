@@ -104,7 +104,8 @@ def _exported(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tens
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about itself
-            program = export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+            sizes = shapes.dynamic_shapes(model, args, kwargs)
+            program = export(model, args, kwargs, dynamic_shapes=sizes, strict=False)
             table = default_decompositions()
             for operator in list(table):
                 if _is_whole(operator.name()):
@@ -161,7 +162,7 @@ def _prime_of(symbol: str) -> int:
     """Give a prime that stands for a dimension of the batch, so that it is no number of channels.
 
     >>> _prime_of("s77"), _prime_of("u0")
-    (1155003, 1000003)
+    (1155017, 1000003)
     """
     number = 2 * int("".join(filter(str.isdigit, symbol)) or 0) + symbol.startswith("s")
     found = 1_000_003 + 1_000 * number

@@ -153,7 +153,6 @@ def learner_of(
         partial(_batches, tasks, schedule.batch_size, recipe.steps, seed),
         partial(_loss, schedule, device),
         seed,
-        partial(_inputs, device),
     )
 
 

@@ -219,7 +219,7 @@ class Trainer:
         recipe = self._coupled_recipe(point)
         settings = {
             "strength": described(point.at(recipe.total_steps)),
-            **({"common_epochs": recipe.common_epochs} if recipe.common_epochs else {}),
+            **({"pooled": True} if recipe.pooled else {}),
             "width": self.width,
             "classes": self.classes,
             "seed": self.seed,
@@ -232,7 +232,7 @@ class Trainer:
 
     def _coupled_recipe(self, point: Point) -> Recipe:
         recipe = recipe_of(self.schedule, max(self._sizes()))
-        return replace(recipe, common_epochs=point.common_epochs(recipe.epochs))
+        return replace(recipe, pooled=point.pooled)
 
     def title(self, name: str) -> str:
         """Say what a network of `TRAININGS` is, with the names of the tasks."""

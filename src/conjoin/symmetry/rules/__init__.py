@@ -22,6 +22,7 @@ _BY_RULE: Mapping[Rule, str] = {
     contract.addmm: "addmm baddbmm",
     contract.einsum: "einsum",
     contract.bilinear: "bilinear",
+    contract.distances: "_cdist_forward _euclidean_dist",
     contract.attention: "scaled_dot_product_attention",
     conv.convolution: "convolution",
     conv.resampled: (
@@ -50,6 +51,8 @@ _BY_RULE: Mapping[Rule, str] = {
     views.slice_scatter: "slice_scatter",
     views.split: "split split_with_sizes chunk tensor_split split_with_sizes_copy",
     views.cat: "cat concat",
+    views.as_complex: "view_as_complex",
+    views.as_real: "view_as_real",
     views.squeeze: "squeeze",
     views.unsqueeze: "unsqueeze",
     views.expand: "expand expand_copy broadcast_to",
@@ -65,12 +68,16 @@ _BY_RULE: Mapping[Rule, str] = {
     ),
     reduction.reduction_with_position: "max min argmax argmin median",
     indexing.embedding: "embedding",
+    indexing.embedding_bag: "embedding_bag _embedding_bag _embedding_bag_forward_only",
     indexing.index: "index",
     indexing.index_select: "index_select",
     indexing.rearranged: "gather",
     indexing.windows: "unfold",
     indexing.padded: "constant_pad_nd",
-    indexing.positional: "cumsum cumprod logcumsumexp cummax cummin flip roll sort topk argsort",
+    indexing.positional: (
+        "cumsum cumprod logcumsumexp cummax cummin flip roll sort topk argsort "
+        "_fft_r2c _fft_c2c _fft_c2r"
+    ),
     recurrent.recurrent: "lstm gru rnn_tanh rnn_relu",
 }
 

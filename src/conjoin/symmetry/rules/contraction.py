@@ -4,7 +4,7 @@ from conjoin.symmetry.axes import ONE, Axes, Axis, Product, size_of_axis
 from conjoin.symmetry.rules.elementwise import broadcast
 from conjoin.symmetry.values import Call
 
-__all__ = ["addmm", "attention", "bilinear", "einsum", "linear", "matmul"]
+__all__ = ["addmm", "attention", "bilinear", "distances", "einsum", "linear", "matmul"]
 
 
 def linear(call: Call) -> list[Axes]:
@@ -79,6 +79,15 @@ def bilinear(call: Call) -> list[Axes]:
     front = broadcast(call, x[:-1], z[:-1])
     call.space.together(*front, *weight)
     return [(*front, weight[0])]
+
+
+def distances(call: Call) -> list[Axes]:
+    """``y[..., i, j] = |a[..., i, :] - b[..., j, :]|``: symmetric in the coordinates."""
+    a, b = call.axes(0), call.axes(1)
+    call.space.equate(a[-1], b[-1])
+    front = broadcast(call, a[:-2], b[:-2])
+    call.space.together(*front, a[-2], b[-2], a[-1])
+    return [(*front, a[-2], b[-2])]
 
 
 def attention(call: Call) -> list[Axes]:

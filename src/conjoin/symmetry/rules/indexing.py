@@ -6,7 +6,16 @@ from conjoin.symmetry.axes import ONE, Axes, Axis, Sum, size_of_axis
 from conjoin.symmetry.rules.elementwise import broadcast
 from conjoin.symmetry.values import Call, Value
 
-__all__ = ["embedding", "index", "index_select", "padded", "positional", "rearranged", "windows"]
+__all__ = [
+    "embedding",
+    "embedding_bag",
+    "index",
+    "index_select",
+    "padded",
+    "positional",
+    "rearranged",
+    "windows",
+]
 
 LOOKED_UP = "positions of it are looked up by number"
 ORDER = "its order matters to"
@@ -17,6 +26,17 @@ def embedding(call: Call) -> list[Axes]:
     weight, numbers = call.axes(0), call.axes(1)
     call.space.pin(weight[0], LOOKED_UP)
     return [(*numbers, *weight[1:])]
+
+
+def embedding_bag(call: Call) -> list[Axes]:
+    """Sums, means or maxima of bags of rows: weight [V, E], result [bags, E]."""
+    space, weight = call.space, call.axes(0)
+    for axis in (weight[0], *(axis for value in call.values()[1:] for axis in value.whole(space))):
+        space.pin(axis, LOOKED_UP)
+    if call.used - {0}:  # such as the rows that the maxima are from
+        space.pin(weight[1], LOOKED_UP)
+    results = [tuple(space.pinned_atom(size, LOOKED_UP) for size in shape) for shape in call.shapes]
+    return [(results[0][0], weight[1]), *results[1:]]
 
 
 def index(call: Call) -> list[Axes]:

@@ -7,6 +7,8 @@ from conjoin.symmetry.axes import ONE, Axes, Axis, Product, Sum, size_of_axis
 from conjoin.symmetry.values import Call, Value
 
 __all__ = [
+    "as_complex",
+    "as_real",
     "cat",
     "expand",
     "permute",
@@ -193,6 +195,18 @@ def cat(call: Call) -> list[Axes]:
         column = [axes[number] for axes in operands]
         result.append(Sum(tuple(column)) if number == dim else call.space.equate_all(column))
     return [tuple(result)]
+
+
+def as_complex(call: Call) -> list[Axes]:
+    """``view_as_complex``: the last dimension has the real part, then the imaginary one."""
+    axes = call.axes(0)
+    call.space.pin(axes[-1], POSITION)
+    return [axes[:-1]]
+
+
+def as_real(call: Call) -> list[Axes]:
+    """``view_as_real``: the way back."""
+    return [(*call.axes(0), call.space.pinned_atom(2, POSITION))]
 
 
 def squeeze(call: Call) -> Value:
