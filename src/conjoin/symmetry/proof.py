@@ -211,7 +211,7 @@ class _InDouble(TorchDispatchMode):
 
 @torch.no_grad()
 def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with _double_by_default(), _InDouble():
+    with _double_by_default(), _InDouble():  # type: ignore[no-untyped-call]
         outputs: Any = run_model(model, inputs)
     leaves = _pytree.tree_leaves(outputs if not isinstance(outputs, Mapping) else dict(outputs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
