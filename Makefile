@@ -23,7 +23,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed-digits  ## train, combine and compare small digit networks; runs/demo/report.html shows it
-	$(BIN)/conjoin digits --preset quick -o runs/demo $(DEMO)
+	$(BIN)/conjoin digits --preset quick --continuum -o runs/demo $(DEMO)
 
 test: $(VENV)/.installed-dev  ## run all tests, and the examples of docstrings and docs
 	$(BIN)/pytest $(PYTEST)
