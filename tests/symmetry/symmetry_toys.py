@@ -141,3 +141,20 @@ def groups_of(groups: Iterable[Group], prefix: str = "") -> Counter[Written]:
 def _within(name: str, prefix: str) -> str:
     # What is pinned may be known by the name of another branch: they share an input.
     return name.removeprefix(prefix) if name.startswith(prefix) else "elsewhere"
+
+
+class Call(nn.Module):
+    """A network of layers a and b, with a forward given."""
+
+    def __init__(self, function, inner: int = 6, outer: int = 6) -> None:
+        super().__init__()
+        self.function = function
+        self.a = nn.Linear(4, inner)
+        self.b = nn.Linear(outer, 2)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))

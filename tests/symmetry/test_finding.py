@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from symmetry_toys import groups_of, written
+from symmetry_toys import Call, groups_of, mlp, written
 from torch import nn
 
 from conjoin.errors import InputError, TraceError
@@ -16,24 +16,6 @@ from conjoin.symmetry.rules import RULES
 from conjoin.symmetry.solving import solve
 from conjoin.symmetry.tracing import trace
 
-
-class Call(nn.Module):
-    """A network of layers a and b, with a forward given."""
-
-    def __init__(self, function, inner: int = 6, outer: int = 6) -> None:
-        super().__init__()
-        self.function = function
-        self.a = nn.Linear(4, inner)
-        self.b = nn.Linear(outer, 2)
-
-    def forward(self, x):
-        return self.function(self, x)
-
-
-def _mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-
-
 # --- what is refused ---
 
 
@@ -43,18 +25,18 @@ def _mlp() -> nn.Module:
 )
 def test_an_example_without_a_batch(inputs):
     with pytest.raises(InputError, match="a batch of two or more"):
-        find_symmetries(_mlp(), inputs)
+        find_symmetries(mlp(), inputs)
 
 
 def test_an_example_that_is_no_tensor():
     with pytest.raises(InputError, match="must be tensors.*found int, NoneType"):
-        find_symmetries(_mlp(), (torch.randn(2, 4), 3, None))
+        find_symmetries(mlp(), (torch.randn(2, 4), 3, None))
 
 
 @pytest.mark.parametrize("inputs", [torch.randn(3, 5), {"y": torch.randn(3, 4)}])
 def test_an_example_that_does_not_fit(inputs):
     with pytest.raises(InputError, match="Sequential does not run on the example inputs"):
-        find_symmetries(_mlp(), inputs)
+        find_symmetries(mlp(), inputs)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +104,7 @@ def test_the_model_is_not_changed():
 
 
 def test_the_same_seed_gives_the_same():
-    model, x = _mlp(), torch.randn(3, 4)
+    model, x = mlp(), torch.randn(3, 4)
     one, other = find_symmetries(model, x, seed=3), find_symmetries(model, x, seed=3)
     assert one.layout == other.layout
     assert one.proof == other.proof
@@ -132,7 +114,7 @@ def test_the_same_seed_gives_the_same():
 
 
 def test_by_hand():
-    found = find_symmetries(_mlp(), torch.randn(3, 4))
+    found = find_symmetries(mlp(), torch.randn(3, 4))
     assert groups_of(found.groups.values()) == written(["6: 0.weight:0 0.bias:0 2.weight:1"])
     assert found.layout.pinned == {
         "an input": ("0.weight",),
@@ -191,7 +173,7 @@ def test_a_model_without_parameters():
 
 
 def test_frozen_weights_move_as_well():
-    found = find_symmetries(_mlp().requires_grad_(False), torch.randn(3, 4))
+    found = find_symmetries(mlp().requires_grad_(False), torch.randn(3, 4))
     assert len(found.groups) == 1
 
 
@@ -240,7 +222,7 @@ def test_a_custom_operation_pins():
 @pytest.mark.parametrize("wrong", [lambda call: 1 / 0, lambda call: {}[0], lambda call: [(), ()]])
 def test_a_form_that_a_rule_has_not_met_pins(wrong, monkeypatch):
     """A rule that fails, or gives axes that do not fit, is an unknown operation, never an error."""
-    traced = trace(_mlp(), torch.randn(3, 4))
+    traced = trace(mlp(), torch.randn(3, 4))
     monkeypatch.setitem(RULES, "aten.linear", wrong)
     solved = solve(traced)
     assert dict(layout_of(solved).groups) == {}

@@ -4,29 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from symmetry_toys import Call, mlp
 from torch import nn
 
 from conjoin.symmetry import find_symmetries
 from conjoin.symmetry.proof import largest_error, prove, random_orders, randomized
 from conjoin.symmetry.rules import RULES
-
-
-class Call(nn.Module):
-    """A network of layers a and b, with a forward given."""
-
-    def __init__(self, function, inner: int = 6, outer: int = 6) -> None:
-        super().__init__()
-        self.function = function
-        self.a = nn.Linear(4, inner)
-        self.b = nn.Linear(outer, 2)
-
-    def forward(self, x):
-        return self.function(self, x)
-
-
-def _mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-
 
 # --- wrong rules ---
 
@@ -38,7 +21,7 @@ def _free(call):
 
 def test_a_wrong_rule_is_pinned_and_named(monkeypatch):
     monkeypatch.setitem(RULES, "aten.relu", _free)
-    model, x = _mlp(), torch.randn(3, 4)
+    model, x = mlp(), torch.randn(3, 4)
     found = find_symmetries(model, x)
     assert set(found.proof.guilty) == {"0.weight:0", "2.weight:1"}
     assert dict(found.groups) == {}
@@ -107,7 +90,7 @@ def test_statistics_that_stay_are_noticed(monkeypatch):
 
 def test_a_head_of_zeros_hides_nothing(monkeypatch):
     monkeypatch.setitem(RULES, "aten.relu", _free)
-    model = _mlp()
+    model = mlp()
     nn.init.zeros_(model[2].weight)
     nn.init.zeros_(model[2].bias)
     assert set(find_symmetries(model, torch.randn(3, 4)).proof.guilty) == {

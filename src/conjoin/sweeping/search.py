@@ -41,7 +41,7 @@ def find_strength(
     Scores rise and fall again with strength, as a rule: too weak, and the mean of the networks is
     none; too strong, and they cannot differ where they should. So: try `start` and a decade to
     either side; while the best is at an end, go on a decade further there; once it lies inside,
-    halve the distances around it (in decades), the more promising side first.
+    halve the distances around it (in decades), the wider one first, then the more promising.
 
     Args:
         score: of a strength: trains, and measures on validation data. NaN counts as the worst.
