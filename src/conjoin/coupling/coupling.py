@@ -86,8 +86,7 @@ class Coupling:
         other_optimizers: ``learning rate`` takes other optimizers' bare learning rate for the
             effective step: it pulls, but what models agree on is no minimum of the coupled loss.
         rule: what a pull does; see `conjoin.coupling.presets`.
-        rounds: for rules with a center: after so many steps all coupled weights, and the center,
-            become their mean.
+        rounds: with a center: steps after which coupled weights, and it, become their mean.
 
     Raises:
         InputError: something cannot be used as given.
