@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import conjoin
-from conjoin.comparison.rows import BEST_PARENT
+from conjoin.comparison.rows import BEST_PARENT, SHUFFLED
 from conjoin.errors import DataError, InputError, MismatchError, UserCodeError
 from conjoin.modules import MultiHead
 from conjoin.records import read_results
@@ -30,13 +30,28 @@ def reasons(run):
     return {skipped.name: skipped.reason for skipped in run.info.skipped}
 
 
+def _in_other_order(network, examples):
+    found = conjoin.find_symmetries(network, examples)
+    return found.sample(torch.Generator().manual_seed(0)).apply(network)
+
+
+def _specialists(models, data):
+    """The best network of each task on its validation part."""
+    found = {}
+    for task, spec in data.items():
+        inputs, labels = spec["validation"]
+        right = {name: (net(inputs).argmax(1) == labels).sum() for name, net in models.items()}
+        found[task] = models[max(right, key=right.get)]
+    return found
+
+
 def test_rows_are_what_they_say(tiny, value_of):
     models = {"first": tiny.network(0), "second": tiny.network(1)}
     data = {"x": tiny.parts(0), "y": tiny.parts(10)}
     run = tiny.compare(models, data)
     names = [row.name for row in run.info.rows]
     expected = ["first alone", "second alone", BEST_PARENT, ENSEMBLE, THREAD, "sum", "mean"]
-    assert names == [*expected, REESTIMATED, WEIGHTED]
+    assert names == [*expected, REESTIMATED, WEIGHTED, SHUFFLED]
     test = {task: spec["test"] for task, spec in data.items()}
     both = list(models.values())
     direct = {
@@ -48,7 +63,15 @@ def test_rows_are_what_they_say(tiny, value_of):
         REESTIMATED: conjoin.reestimate_batchnorm(
             conjoin.merge(both), *([spec["train"]] for spec in data.values())
         ),
+        SHUFFLED: {
+            task: conjoin.reestimate_batchnorm(
+                conjoin.merge([own, _in_other_order(own, data[task]["validation"][0][:8])]),
+                [data[task]["train"]],
+            )
+            for task, own in _specialists(models, data).items()
+        },
     }
+    assert {row.name for row in run.info.rows if row.uses_task_label} == {SHUFFLED}
     for metric in ("accuracy", "loss"):
         for name, predictor in direct.items():
             found = conjoin.evaluate({name: predictor}, test)
@@ -539,7 +562,7 @@ def test_outputs_that_are_not_finite(tiny, value_of):
     run = tiny.compare([huge, other], data)
     assert math.isnan(value_of(run, "a alone", "loss")["task"])
     assert run.info.specialists == {"task": "models: b alone"}
-    assert [row.name for row in run.info.rows][-1] == WEIGHTED
+    assert [row.name for row in run.info.rows][-2:] == [WEIGHTED, SHUFFLED]
     assert math.isfinite(value_of(run, WEIGHTED, "loss")["task"])
     assert markdown_table(run)
 

@@ -4,7 +4,7 @@ import pytest
 
 from conjoin.coupling import by_depth, over_time, target_gap
 from conjoin.errors import InputError
-from conjoin.sweeping import Point, points_of, profile_info, profiles_for
+from conjoin.sweeping import Point, find_profile, points_of, profile_info, profiles_for
 from conjoin.sweeping.points import described
 
 HEADS = ["classifier.*"]
@@ -19,6 +19,38 @@ def test_every_training_is_there_once():
         "upstream 1",  # at 0 and infinity it is uniform
         "trunk 1", "trunk inf",
     ]  # fmt: skip
+
+
+def test_a_profile_with_strengths_of_its_own():
+    known = profiles_for(HEADS)
+    profiles = [find_profile(text, known) for text in ("uniform", "pooled norm:3,0.1,0.1,inf")]
+    found = points_of(profiles, [0, 1])
+    names = ["uniform 0", "uniform 1", "pooled norm 0.1", "pooled norm 3", "pooled norm inf"]
+    assert [point.name for point in found] == names
+    assert [point.pooled for point in found] == [False, False, True, True, True]
+    assert find_profile("uniform", known) is known["uniform"]
+    assert points_of(profiles[1:], []) == tuple(found[2:])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("flat", "no profile 'flat'; there are uniform, upstream"),
+        ("flat:1", "no profile 'flat'"),
+        ("uniform:", "not 'uniform:'"),
+        ("uniform:1;2", "commas between.*not 'uniform:1;2'"),
+    ],
+)
+def test_what_is_no_profile_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        find_profile(text, profiles_for(HEADS))
+    with pytest.raises(InputError, match=r"without heads="):
+        find_profile("trunk", profiles_for([]))
+
+
+def test_a_strength_of_a_profile_is_checked_too():
+    with pytest.raises(InputError, match="a strength is a number from 0 to inf, not -1"):
+        points_of([find_profile("uniform:-1", profiles_for([]))], [1.0])
 
 
 def test_profiles_are_what_they_say():

@@ -114,8 +114,10 @@ def digits(
         list[str] | None,
         typer.Option(
             "--profile",
+            metavar="NAME[:LIST]",
             help="How the strength is spread: uniform, upstream, trunk, 'tied finish', or 'pooled "
-            "norm'. May be repeated. Default: the preset's.",
+            "norm'; with strengths of its own: 'pooled norm:0.1,1'. May be repeated. Default: the "
+            "preset's.",
         ),
     ] = None,
     strengths: Annotated[

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from conjoin.batches import Inputs
-from conjoin.comparison.examples import first_pairs
+from conjoin.comparison.examples import first_pairs, joined
+from conjoin.comparison.shuffling import shuffled
 from conjoin.comparison.subject import Group, Network, Settings, TaskData
 from conjoin.evaluation import Predictor, outcomes
 from conjoin.merging import merge
@@ -27,6 +28,7 @@ __all__ = [
     "BEST_PARENT",
     "MEAN",
     "ROWS",
+    "SHUFFLED",
     "Chosen",
     "Family",
     "Row",
@@ -39,6 +41,11 @@ __all__ = [
 ]
 
 BEST_PARENT = "best single parent (chosen on validation data)"
+
+SHUFFLED = "specialist averaged with a shuffled copy of itself"
+
+EXAMPLES = 8
+"""Examples of a task that a network is traced on."""
 
 RowKind = Literal["parent", "reference", "ensemble", "merge", "control"]
 """What a row is: a network that was given; one to compare with; several networks that answer
@@ -83,6 +90,12 @@ class Family:
             first_pairs(self.tasks[task].parts["train"](), count, task, batch_size=250)
             for task in chosen
         ]
+
+    def examples(self, task: str) -> Inputs:
+        """Give a batch of validation inputs that a network can be traced on."""
+        pairs = first_pairs(self.tasks[task].parts["validation"](), EXAMPLES, task)
+        # Examples of different sizes cannot be joined; two of the first batch are enough.
+        return pairs[0][0] if len(pairs[0][1]) > 1 else joined(pairs)[0]
 
     @cached_property
     def normalized(self) -> bool:
@@ -220,6 +233,18 @@ def _repaired(method: str, family: Family) -> nn.Module:
     return family.repaired(_merged(method, family))
 
 
+def _with_shuffled_copy(family: Family) -> Predictor:
+    """Average the specialist of each task with itself, its units in another order."""
+    found: dict[str, nn.Module] = {}
+    for task, name in family.own.items():
+        network = family.networks[name].load()
+        averaged = merge([network, shuffled(network, family.examples(task), family.seed)])
+        if family.why_not_reestimate() is None:
+            averaged = reestimate_batchnorm(averaged, *family.statistics([task]))
+        found[task] = averaged
+    return found if len(family.tasks) > 1 else next(iter(found.values()))
+
+
 SHARES = tuple(round(0.1 * step, 1) for step in range(1, 10))
 """Shares of the second network that `_weighted` tries. The ends are no combination: they are the
 networks alone, which have rows of their own."""
@@ -259,6 +284,11 @@ def _lacks_batchnorm(family: Family) -> str | None:
     if not family.normalized:
         return "the networks have no BatchNorm: this is the same as the sum"
     return None
+
+
+def _lacks_specialist(family: Family) -> str | None:
+    lacking = [task for task in family.tasks if task not in family.own]
+    return f"no network can be run on {', '.join(lacking)}" if lacking else None
 
 
 def _not_two(family: Family) -> str | None:
@@ -303,6 +333,15 @@ ROWS: tuple[Row, ...] = (
         _not_two,
         save=True,
         version=2,
+    ),
+    Row(
+        SHUFFLED,
+        "control",
+        "the best network of each task, averaged with itself after its hidden units were put into "
+        "another order: what it loses is lost to the order alone; statistics re-estimated where "
+        "there is BatchNorm",
+        _with_shuffled_copy,
+        _lacks_specialist,
     ),
 )
 

@@ -37,7 +37,14 @@ from conjoin.comparison.transferring import (
     why_not_transfer,
 )
 from conjoin.comparison.views import VIEWS, measure_view
-from conjoin.errors import ConjoinError, DataError, InputError, MismatchError, NonFiniteError
+from conjoin.errors import (
+    ConjoinError,
+    DataError,
+    InputError,
+    MismatchError,
+    NonFiniteError,
+    TraceError,
+)
 from conjoin.records import Record, write_csv, write_json
 from conjoin.report.run_folder import COSTS, RESULTS, Run, read_run
 from conjoin.report.table import markdown_table
@@ -225,8 +232,8 @@ def _measure_row(lab: Laboratory, family: Family, row: Row) -> Measured | str:
     """Measure a row, or say why it must be left out."""
     try:
         return lab.row(family, row)
-    except NonFiniteError as error:  # a sum can be too large though no network is
-        return str(error)
+    except (NonFiniteError, TraceError) as error:
+        return str(error)  # a sum can be too large though no network is; not all can be traced
     except ConjoinError as error:
         error.add_note(f"(while measuring the row {row.name!r} of {family.group.title!r})")
         raise

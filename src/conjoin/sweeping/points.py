@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conjoin.coupling.strength import (
@@ -20,6 +20,7 @@ __all__ = [
     "Point",
     "Profile",
     "described",
+    "find_profile",
     "points_of",
     "profile_info",
     "profiles_for",
@@ -45,12 +46,14 @@ class Profile:
         at: (strength, optimizer steps of the training) -> what `Coupling` takes.
         pooled: whether BatchNorm normalizes by the mixture of all tasks' data; see
             `conjoin.coupling.pooled_normalization`.
+        strengths: that it is trained at; None for those of the continuum.
     """
 
     name: str
     about: str
     at: Callable[[float, int], Strength]
     pooled: bool = False
+    strengths: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,37 @@ def profiles_for(heads: Sequence[str]) -> dict[str, Profile]:
     return {profile.name: profile for profile in found}
 
 
+def find_profile(text: str, known: Mapping[str, Profile]) -> Profile:
+    """Read a profile: its name, or ``NAME:STRENGTH,STRENGTH`` for strengths of its own.
+
+    Raises:
+        InputError: there is no such profile, or something is no number.
+
+    >>> find_profile("upstream:0.1,inf", profiles_for([])).strengths
+    (0.1, inf)
+    """
+    name, colon, numbers = text.partition(":")
+    if name not in known:
+        needs = "" if name != "trunk" else " without heads=[...], what is behind the trunk"
+        raise InputError(f"no profile {name!r}{needs}; there are {', '.join(known)}")
+    if not colon:
+        return known[name]
+    try:
+        strengths = tuple(map(float, numbers.split(",")))
+    except ValueError:
+        raise InputError(
+            f"strengths of a profile are numbers with commas between, such as {name}:0.1,1,inf, "
+            f"not {text!r}"
+        ) from None
+    return replace(known[name], strengths=strengths)
+
+
 def points_of(profiles: Sequence[Profile], strengths: Sequence[float]) -> tuple[Point, ...]:
     """Give every point once: at 0, profiles do not differ, and some do not at infinity either.
+
+    Args:
+        profiles: of the continuum.
+        strengths: of each profile that has none of its own.
 
     Raises:
         InputError: no profile, no strength, or a strength that is none.
@@ -134,16 +166,17 @@ def points_of(profiles: Sequence[Profile], strengths: Sequence[float]) -> tuple[
     >>> [point.name for point in points_of(list(profiles_for([]).values())[:2], [0, 1, math.inf])]
     ['uniform 0', 'uniform 1', 'uniform inf', 'upstream 1']
     """
-    if not profiles or not strengths:
-        raise InputError("a continuum needs at least one profile and one strength")
-    for strength in strengths:
-        if isinstance(strength, bool) or not strength >= 0:
-            raise InputError(f"a strength is a number from 0 to inf, not {strength!r}")
     found: dict[str, Point] = {}
     for profile in profiles:
-        for strength in sorted(set(map(float, strengths))):
+        chosen = strengths if profile.strengths is None else profile.strengths
+        for strength in chosen:
+            if isinstance(strength, bool) or not strength >= 0:
+                raise InputError(f"a strength is a number from 0 to inf, not {strength!r}")
+        for strength in sorted(set(map(float, chosen))):
             point = Point(profile, strength)
             found.setdefault(f"{described(point.at(1000))} {point.pooled}", point)
+    if not found:
+        raise InputError("a continuum needs at least one profile and one strength")
     return tuple(found.values())
 
 

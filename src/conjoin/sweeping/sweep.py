@@ -40,6 +40,7 @@ from conjoin.sweeping.points import (
     STRENGTHS,
     Point,
     Profile,
+    find_profile,
     points_of,
     profile_info,
     profiles_for,
@@ -95,7 +96,8 @@ def continuum(
             with heads keeps them private, and so does the profile ``trunk``.
         strengths: numbers from 0 to infinity, or ``"auto"``: the ends, and the best that a search
             with five trainings finds on the validation data of the first seed.
-        profiles: of ``uniform``, ``upstream``, ``trunk``, ``tied finish`` and ``pooled norm``.
+        profiles: of ``uniform``, ``upstream``, ``trunk``, ``tied finish`` and ``pooled norm``;
+            ``"upstream:0.1,1"`` is trained at those strengths only.
         seeds: repetitions.
         learning_rate: the highest of a one-cycle schedule of SGD with Nesterov momentum .9.
         optimizer, scheduler: in the place of that: makers, given the parameters; given the
@@ -135,11 +137,7 @@ def continuum(
     if seeds < 1:
         raise InputError(f"seeds must be 1 or more, not {seeds}")
     known = profiles_for(list(heads))
-    for name in profiles:
-        if name not in known:
-            needs = " (it needs heads=[...])" if name == "trunk" else ""
-            raise InputError(f"no profile {name!r}{needs}; there are {', '.join(known)}")
-    used = [known[name] for name in profiles]
+    used = [find_profile(text, known) for text in profiles]
     if isinstance(strengths, str) and strengths != "auto":
         raise InputError(f"strengths are numbers, or 'auto', not {strengths!r}")
     where = torch.device(device)

@@ -162,6 +162,12 @@ def test_what_is_trained():
         "uniform inf",
         "trunk inf",
     ]
+    two = sweep_of(
+        continuum=True,
+        strength=None,
+        **{**given, "profiles": ["uniform", "pooled norm:0.1"]},
+    )
+    assert [point.name for point in two.points(None)] == [*names[:3], "pooled norm 0.1", names[3]]
     only_trunk = Sweep((PROFILES["trunk"],), (math.inf,))
     assert [point.name for point in only_trunk.points(None)] == ["trunk 0", TWO_HEADED.name]
     assert sweep_of(continuum=False, strength="auto", **given).search is PROFILES["uniform"]

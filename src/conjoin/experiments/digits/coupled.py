@@ -15,7 +15,15 @@ from conjoin.comparison.subject import Continuum, CoupledPoint, Network
 from conjoin.errors import InputError
 from conjoin.experiments.digits.trainings import Trainer
 from conjoin.stages import Stage
-from conjoin.sweeping import Point, Profile, find_strength, points_of, profile_info, profiles_for
+from conjoin.sweeping import (
+    Point,
+    Profile,
+    find_profile,
+    find_strength,
+    points_of,
+    profile_info,
+    profiles_for,
+)
 
 __all__ = ["PROFILES", "Chosen", "Sweep", "continuum_of", "coupled_point", "search", "sweep_of"]
 
@@ -69,18 +77,15 @@ def sweep_of(
     Args:
         continuum: whether all strengths are wanted.
         strength: a number, ``inf``, or ``auto``.
-        profiles: names.
-        strengths: of the whole continuum.
+        profiles: names, each with strengths of its own or without: ``upstream:0.1,1``.
+        strengths: of the whole continuum, for profiles that have none of their own.
 
     Raises:
         InputError: no such profile, or no strength.
     """
-    for name in profiles:
-        if name not in PROFILES:
-            raise InputError(f"no profile {name!r}; there are {', '.join(PROFILES)}")
+    chosen = tuple(find_profile(text, PROFILES) for text in profiles)
     if strength is None and not continuum:
         return None
-    chosen = tuple(PROFILES[name] for name in profiles)
     wanted = tuple(strengths) if continuum else (0.0, math.inf)
     if strength == "auto":
         return Sweep(chosen, wanted, chosen[0])

@@ -32,7 +32,7 @@ class Preset:
         width: factor on the thread's channel numbers.
         schedule: how each network is trained.
         strengths: of the continuum, if it is asked for.
-        profiles: of the continuum, by name.
+        profiles: of the continuum, by name, some with strengths of their own.
     """
 
     about: str
@@ -86,6 +86,7 @@ PRESETS: Mapping[str, Preset] = {
         settings=Settings(curve_examples=1_000, resolution=11, layers=13),
         width=1 / 4,
         schedule=Schedule(epochs=10),
+        profiles=("uniform", "pooled norm:0.1,0.3,1"),
     ),
     "thesis": Preset(
         about="real MNIST and SVHN, all images, the thread's full width: for a GPU",

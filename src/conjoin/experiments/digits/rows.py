@@ -6,7 +6,7 @@ than the networks of a pair. Adding a row is adding one entry.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import cast
 
 import torch
@@ -14,17 +14,18 @@ from torch import nn
 
 from conjoin.batches import Data
 from conjoin.comparison.measuring import Laboratory
-from conjoin.comparison.rows import ROWS, Family, Row, best_of, parent_row
+from conjoin.comparison.rows import ROWS, SHUFFLED, Family, Row, best_of, parent_row
+from conjoin.comparison.shuffling import random_order
 from conjoin.comparison.subject import Group, Network, Part, Subject, TaskData, View
 from conjoin.evaluation import Predictor
 from conjoin.experiments.digits.coupled import Chosen, Sweep, continuum_of
-from conjoin.experiments.digits.network import PARTS, DigitNet
-from conjoin.experiments.digits.shuffling import shuffled
+from conjoin.experiments.digits.network import PARTS
 from conjoin.experiments.digits.training import TwoHeaded, to_input
 from conjoin.experiments.digits.trainings import TRAININGS, Trainer
 from conjoin.merging import merge
 from conjoin.repair import reestimate_batchnorm
 from conjoin.stages import Stage
+from conjoin.symmetry.permutations import Permutations
 
 __all__ = ["specialist_accuracy", "subject_of"]
 
@@ -32,11 +33,15 @@ ALL_DATA, TWO_HEADED = "one network on all data", "two-headed network (shared tr
 ALL_DATA_KEY = f"references: {ALL_DATA}"
 SHUFFLED_COPY = "the shuffled copy"
 
-SHUFFLING_VERSION = 1
+SHUFFLING_VERSION = 2
 """Raised whenever the shuffled copy has other weights."""
 
-PAIR_ROWS = tuple(row for row in ROWS if row.kind != "reference")
-"""The rows of a pair of specialists; "best single parent" stands among the references."""
+PAIR_ROWS = tuple(row for row in ROWS if row.kind != "reference" and row.name != SHUFFLED)
+"""The rows of a pair of specialists; "best single parent" stands among the references, and a
+shuffled copy has a group of its own."""
+
+EXAMPLES = 8
+"""Images that a network is traced on."""
 
 TWIN_VIEWS: tuple[View, ...] = ("interpolation", "activations", "distances")
 """The curves of two networks for one task."""
@@ -185,10 +190,13 @@ def _fast(module: nn.Module) -> nn.Module:
 
 
 def _shuffled_copy(trainer: Trainer, network: Network) -> Network:
+    @cache
+    def order() -> Permutations:
+        examples = trainer.images(0, "validation").images[:EXAMPLES]
+        return random_order(trainer.network("first"), to_input(examples), trainer.seed)
+
     def load() -> nn.Module:
-        generator = torch.Generator().manual_seed(trainer.seed)
-        copy = shuffled(cast(DigitNet, trainer.network("first")), generator)
-        return _fast(copy).to(trainer.device)
+        return _fast(order().apply(trainer.network("first"))).to(trainer.device)
 
     stage = Stage("shuffled", SHUFFLING_VERSION, {"seed": trainer.seed}, {"of": network.stage})
     return Network(SHUFFLED_COPY, stage, load)

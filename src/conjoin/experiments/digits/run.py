@@ -100,7 +100,7 @@ def run_digits(options: Options, console: Console) -> Run:
     sweep = sweep_of(
         continuum=options.continuum or bool(options.strengths),
         strength=options.strength,
-        profiles=options.profiles or preset.profiles,
+        profiles=options.profiles or _profiles(preset, options),
         strengths=options.strengths or preset.strengths,
     )
     if sweep is None and not options.table:
@@ -201,6 +201,13 @@ def _export_coupled(trainer: Trainer, point: Point, folder: Path) -> None:
     for number, task in enumerate(trainer.tasks[:2]):
         name = file_name(f"coupled {point.name} {task.name}")
         place(trained / f"task_{number}.safetensors", folder / f"{name}.safetensors")
+
+
+def _profiles(preset: Preset, options: Options) -> tuple[str, ...]:
+    if not options.strengths:
+        return preset.profiles
+    # Strengths that a user names are for every profile.
+    return tuple(text.partition(":")[0] for text in preset.profiles)
 
 
 def _with_options(preset: Preset, options: Options) -> Preset:
