@@ -9,9 +9,10 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from conjoin.checkpoints import open_checkpoint, save
+from conjoin.checkpoints import Checkpoint, open_checkpoint, save
 from conjoin.errors import CheckpointError, InputError, MismatchError
 from conjoin.symmetry.groups import Group, Layout, Part
+from conjoin.symmetry.reordered import ReorderedCheckpoint
 
 __all__ = ["Permutations"]
 
@@ -53,11 +54,15 @@ class Permutations:
     @overload
     def apply(self, model: M) -> M: ...
     @overload
+    def apply(self, model: Checkpoint) -> ReorderedCheckpoint: ...
+    @overload
     def apply(self, model: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
     def apply(self, model: Any) -> Any:
         """Give the reordered copy of a module, or of a mapping of its tensors.
 
-        Names that the layout does not know are kept as they are.
+        A checkpoint is not read: what is given for it reorders each tensor when it is asked for.
+        Names that the layout does not know are kept as they are; what has no part that may move
+        need not be there, such as a buffer that no file holds.
 
         Raises:
             MismatchError: a tensor is missing, or has another shape.
@@ -70,16 +75,16 @@ class Permutations:
             }
             done = set()  # a tied tensor has several names
             with torch.no_grad():
-                for name in self.layout.tensors:
+                for name in self._moved():
                     if name not in state:
                         raise MismatchError(f"the model has no tensor {name!r}")
                     if id(state[name]) not in done:
                         state[name].copy_(self.tensor(name, state[name].detach()))
                         done.add(id(state[name]))
             return result
-        missing = [name for name in self.layout.tensors if name not in model]
-        if missing:
-            raise MismatchError(f"there is no tensor {missing[0]!r} among the {len(model)} given")
+        self._check_names(model)
+        if isinstance(model, Checkpoint):
+            return ReorderedCheckpoint(model, self)
         return {
             name: self.tensor(name, tensor) if name in self.layout.tensors else tensor
             for name, tensor in model.items()
@@ -93,14 +98,24 @@ class Permutations:
         """
         if name not in self.layout.tensors:
             raise MismatchError(f"the permutations know no tensor {name!r}")
+        self.check_shape(name, tensor.shape)
         parts = self.layout.tensors[name]
-        sizes = tuple(map(_size, parts))
-        if tuple(tensor.shape) != sizes:
-            raise MismatchError(
-                f"{name!r} has the shape {list(tensor.shape)}; the permutations are for "
-                f"{list(sizes)}"
-            )
         return self._reordered(tensor, parts, range(len(parts)))
+
+    def moves(self, name: str) -> bool:
+        """Whether a tensor has a part that may be reordered."""
+        names = self.layout.groups
+        return any(_has_atom(part, names) for part in self.layout.tensors.get(name, ()))
+
+    def check_shape(self, name: str, shape: Sequence[int]) -> None:
+        """Raise a MismatchError if a tensor that the layout knows has another shape there."""
+        if name not in self.layout.tensors:
+            return
+        sizes = tuple(map(_size, self.layout.tensors[name]))
+        if tuple(shape) != sizes:
+            raise MismatchError(
+                f"{name!r} has the shape {list(shape)}; the permutations are for {list(sizes)}"
+            )
 
     def inverse(self) -> "Permutations":
         """Give what puts everything back."""
@@ -169,6 +184,22 @@ class Permutations:
         layout = Layout({group.name: group for group in groups}, tensors, pinned)
         return cls(layout, {group.name: stored[f"order.{n}"] for n, group in enumerate(groups)})
 
+    def _moved(self) -> list[str]:
+        return [name for name in self.layout.tensors if self.moves(name)]
+
+    def _check_names(self, model: Mapping[str, Tensor]) -> None:
+        """Raise if a tensor is missing; of a tied one, which files hold once, any name will do."""
+        tensors, moved = self.layout.tensors, self._moved()
+        owners = {name for group in self.layout.groups.values() for name, _ in group.members}
+        aliases = [name for name in moved if name not in owners and name in model]
+        for name in moved:
+            tied = name not in owners or any(tensors[other] == tensors[name] for other in aliases)
+            if name not in model and not tied:
+                raise MismatchError(
+                    f"there is no tensor {name!r} among the {len(model)} given, though its order "
+                    "is to be changed"
+                )
+
     def _order_of(self, orders: Mapping[str, Tensor], name: str, size: int) -> Tensor:
         return orders.get(name, torch.arange(size))  # what is pinned stays in its place
 
@@ -219,6 +250,10 @@ def _place_of(name: str, names: Sequence[str | None], dims: Sequence[int], dim: 
     """Give where an outer group stands: in the same dimension, if it is there, else anywhere."""
     found = [place for place, other in enumerate(names) if other == name]
     return next((place for place in found if dims[place] == dim), found[0])
+
+
+def _has_atom(part: Part, names: Mapping[str, Group]) -> bool:
+    return part.name in names or any(_has_atom(one, names) for one in part.parts)
 
 
 def _around(group: Group) -> list[tuple[str, int]]:
