@@ -2,6 +2,16 @@
 
 from conjoin.symmetry.finding import Symmetries, find_symmetries
 from conjoin.symmetry.groups import Group, Layout
+from conjoin.symmetry.optimizer_state import reordered_optimizer_state
 from conjoin.symmetry.permutations import Permutations
+from conjoin.symmetry.reordered import ReorderedCheckpoint
 
-__all__ = ["Group", "Layout", "Permutations", "Symmetries", "find_symmetries"]
+__all__ = [
+    "Group",
+    "Layout",
+    "Permutations",
+    "ReorderedCheckpoint",
+    "Symmetries",
+    "find_symmetries",
+    "reordered_optimizer_state",
+]
