@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conjoin.alignment import align
     from conjoin.checkpoints import Checkpoint, Kind, Spec, open_checkpoint, save
     from conjoin.comparison import compare
     from conjoin.coupling import Coupling
@@ -34,6 +35,7 @@ __all__ = [
     "Record",
     "Spec",
     "__version__",
+    "align",
     "compare",
     "continuum",
     "evaluate",
@@ -55,6 +57,7 @@ _HOMES = {
     "Kind": "conjoin.checkpoints",
     "Record": "conjoin.records",
     "Spec": "conjoin.checkpoints",
+    "align": "conjoin.alignment",
     "compare": "conjoin.comparison",
     "continuum": "conjoin.sweeping",
     "evaluate": "conjoin.evaluation",

@@ -1,7 +1,7 @@
 """What may be reordered in a network: a traced model -> which axes move together, proved."""
 
 from conjoin.symmetry.finding import Symmetries, find_symmetries
-from conjoin.symmetry.groups import Group, Layout
+from conjoin.symmetry.groups import Group, Layout, Part
 from conjoin.symmetry.optimizer_state import reordered_optimizer_state
 from conjoin.symmetry.permutations import Permutations
 from conjoin.symmetry.reordered import ReorderedCheckpoint
@@ -9,6 +9,7 @@ from conjoin.symmetry.reordered import ReorderedCheckpoint
 __all__ = [
     "Group",
     "Layout",
+    "Part",
     "Permutations",
     "ReorderedCheckpoint",
     "Symmetries",

@@ -82,7 +82,7 @@ class Permutations:
                         state[name].copy_(self.tensor(name, state[name].detach()))
                         done.add(id(state[name]))
             return result
-        self._check_names(model)
+        self.check_names(model)
         if isinstance(model, Checkpoint):
             return ReorderedCheckpoint(model, self)
         return {
@@ -116,6 +116,19 @@ class Permutations:
             raise MismatchError(
                 f"{name!r} has the shape {list(shape)}; the permutations are for {list(sizes)}"
             )
+
+    def check_names(self, model: Mapping[str, Tensor]) -> None:
+        """Raise a MismatchError if a tensor is missing; of a tied one, any name will do."""
+        tensors, moved = self.layout.tensors, self._moved()
+        owners = {name for group in self.layout.groups.values() for name, _ in group.members}
+        aliases = [name for name in moved if name not in owners and name in model]
+        for name in moved:
+            tied = name not in owners or any(tensors[other] == tensors[name] for other in aliases)
+            if name not in model and not tied:
+                raise MismatchError(
+                    f"there is no tensor {name!r} among the {len(model)} given, though its order "
+                    "is to be changed"
+                )
 
     def inverse(self) -> "Permutations":
         """Give what puts everything back."""
@@ -186,19 +199,6 @@ class Permutations:
 
     def _moved(self) -> list[str]:
         return [name for name in self.layout.tensors if self.moves(name)]
-
-    def _check_names(self, model: Mapping[str, Tensor]) -> None:
-        """Raise if a tensor is missing; of a tied one, which files hold once, any name will do."""
-        tensors, moved = self.layout.tensors, self._moved()
-        owners = {name for group in self.layout.groups.values() for name, _ in group.members}
-        aliases = [name for name in moved if name not in owners and name in model]
-        for name in moved:
-            tied = name not in owners or any(tensors[other] == tensors[name] for other in aliases)
-            if name not in model and not tied:
-                raise MismatchError(
-                    f"there is no tensor {name!r} among the {len(model)} given, though its order "
-                    "is to be changed"
-                )
 
     def _order_of(self, orders: Mapping[str, Tensor], name: str, size: int) -> Tensor:
         return orders.get(name, torch.arange(size))  # what is pinned stays in its place

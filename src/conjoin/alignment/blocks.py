@@ -1,0 +1,151 @@
+"""Two models as blocks: boxes of their tensors in which every axis is one group, or is pinned."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod, sqrt
+
+import torch
+from torch import Tensor
+
+from conjoin.symmetry.groups import Group, Layout, Part
+
+__all__ = ["Block", "Orders", "blocks_of", "boxes_of", "inner_product", "reordered"]
+
+Orders = Mapping[str, Tensor]
+"""Group -> int64 [copies..., size]: position i of the result is position ``order[i]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The same box of one tensor in both models.
+
+    Args:
+        tensor: its name.
+        names: of the group in each axis; None where it is pinned.
+        dims: dimension of the tensor that each axis is a part of.
+        reference: of the model that stays, float32, one axis for each name.
+        other: of the model that is reordered.
+        scale: that its inner product counts with.
+    """
+
+    tensor: str
+    names: tuple[str | None, ...]
+    dims: tuple[int, ...]
+    reference: Tensor
+    other: Tensor
+    scale: float
+
+    def axes_of(self, name: str) -> list[int]:
+        """Give the axes that a group is in."""
+        return [axis for axis, found in enumerate(self.names) if found == name]
+
+    def place_of(self, outer: str, axis: int) -> int:
+        """Give the axis of an outer group that tells copies in another axis apart."""
+        found = self.axes_of(outer)
+        return next((place for place in found if self.dims[place] == self.dims[axis]), found[0])
+
+
+def blocks_of(
+    layout: Layout,
+    reference: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    names: Iterable[str],
+) -> list[Block]:
+    """Take two models apart into all blocks that something may be reordered in.
+
+    Every layer counts alike: the blocks of a layer are scaled by the norms of the layer in both
+    models, so that equal layers have the inner product 1.
+
+    Args:
+        layout: of both.
+        reference, other: tensors by name.
+        names: of the tensors to look at.
+    """
+    found: dict[str, list[Block]] = {}
+    for name in names:
+        parts = layout.tensors[name]
+        both = zip(boxes_of(reference[name], parts), boxes_of(other[name], parts), strict=True)
+        for (one, atoms, dims), (two, _, _) in both:
+            free = tuple(n if n in layout.groups else None for n in atoms)
+            if any(free):
+                block = Block(name, free, dims, one.float(), two.float(), 1.0)
+                found.setdefault(name.rpartition(".")[0], []).append(block)
+    return [replace(block, scale=_scale(layer)) for layer in found.values() for block in layer]
+
+
+def _scale(layer: Sequence[Block]) -> float:
+    one, two = (
+        sum(float(tensor.double().square().sum()) for tensor in tensors)
+        for tensors in ([b.reference for b in layer], [b.other for b in layer])
+    )
+    return 1 / sqrt(one * two) if one * two > 0 else 0.0
+
+
+def reordered(
+    block: Block, groups: Mapping[str, Group], orders: Orders, *, but: Sequence[int] = ()
+) -> Tensor:
+    """Reorder the other model's side of a block.
+
+    Args:
+        block: what is reordered.
+        groups: of the layout.
+        orders: of all groups.
+        but: axes that are left as they are.
+    """
+    found = block.other
+    names = dict.fromkeys(name for name in block.names if name is not None)
+    # An outer group comes first: the orders within are by its positions in the result.
+    for name in sorted(names, key=lambda name: bool(groups[name].within)):
+        order = orders[name].to(found.device)
+        for axis in block.axes_of(name):
+            if axis in but:
+                continue
+            if not groups[name].within:
+                found = found.index_select(axis, order)
+                continue
+            places = [block.place_of(outer, axis) for outer in groups[name].within]
+            found = found.gather(axis, _laid(order, places, axis, found))
+    return found
+
+
+def _size(part: Part) -> int:
+    """Give the number of positions of a part."""
+    sizes = list(map(_size, part.parts))
+    return part.size if part.kind == "atom" else sum(sizes) if part.kind == "sum" else prod(sizes)
+
+
+def _laid(order: Tensor, places: Sequence[int], axis: int, like: Tensor) -> Tensor:
+    """Lay the orders of all copies along the axes that tell copies apart."""
+    at = (*places, axis)
+    shape = [1] * like.dim()
+    for place in at:
+        shape[place] = like.shape[place]
+    laid = order.permute([at.index(number) for number in sorted(at)])
+    return laid.reshape(shape).expand(like.shape)
+
+
+def boxes_of(
+    tensor: Tensor, parts: Sequence[Part], dims: Sequence[int] | None = None
+) -> Iterator[tuple[Tensor, tuple[str | None, ...], tuple[int, ...]]]:
+    """Give (box, name of each axis, dimension of each axis), products as axes and sums as boxes."""
+    dims = range(len(parts)) if dims is None else dims
+    for at, part in enumerate(parts):
+        if part.kind == "atom":
+            continue
+        sizes = list(map(_size, part.parts))
+        if part.kind == "product":
+            shape = (*tensor.shape[:at], *sizes, *tensor.shape[at + 1 :])
+            inner = (*parts[:at], *part.parts, *parts[at + 1 :])
+            around = (*dims[:at], *(dims[at] for _ in sizes), *dims[at + 1 :])
+            yield from boxes_of(tensor.reshape(shape), inner, around)
+        else:
+            for piece, one in zip(tensor.split(sizes, at), part.parts, strict=True):
+                yield from boxes_of(piece, (*parts[:at], one, *parts[at + 1 :]), dims)
+        return
+    yield tensor.detach(), tuple(part.name for part in parts), tuple(dims)
+
+
+def inner_product(block: Block, groups: Mapping[str, Group], orders: Orders) -> float:
+    """Give what a block adds to the objective."""
+    products = block.reference * reordered(block, groups, orders)
+    return block.scale * float(products.sum(dtype=torch.float64))
