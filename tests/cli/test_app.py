@@ -11,7 +11,17 @@ import torch
 import conjoin
 from conjoin.checkpoints import save
 
-COMMANDS = ["merge", "compare", "report", "inspect", "diff", "methods", "digits", "symmetries"]
+COMMANDS = [
+    "merge",
+    "compare",
+    "report",
+    "inspect",
+    "diff",
+    "methods",
+    "digits",
+    "symmetries",
+    "align",
+]
 HEAVY = "{'torch', 'altair', 'numpy', 'scipy', 'safetensors', 'yaml', 'conjoin.records'}"
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from conjoin import __version__
+from conjoin.cli.align import align
 from conjoin.cli.compare import compare
 from conjoin.cli.diff import diff
 from conjoin.cli.digits import digits
@@ -68,7 +69,7 @@ def _reflowed(docstring: str | None) -> str:
 
 
 app.callback(help=_reflowed(_conjoin.__doc__))(_conjoin)
-for command in (merge, compare, report, inspect, diff, methods, symmetries, digits):
+for command in (merge, compare, report, inspect, diff, methods, symmetries, align, digits):
     app.command(help=_reflowed(command.__doc__))(command)
 
 

@@ -1,10 +1,6 @@
 """`conjoin symmetries`."""
 
-import io
-import logging
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,12 +17,10 @@ from conjoin.cli.output import (
     print_json,
     printable,
 )
-from conjoin.errors import InputError, TraceError
+from conjoin.cli.traced_models import find_groups, load_network
+from conjoin.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from conjoin.batches import Inputs
     from conjoin.symmetry import Layout, Symmetries
     from conjoin.symmetry.groups import Part
 
@@ -117,9 +111,9 @@ def symmetries(
         )
     _check_out(out, overwrite=overwrite)
     shapes = [parse_shape(text) for text in inputs or []]
-    network = _network(model, weights, entry, seed)
+    network = load_network(model, weights, entry, seed)
     examples = draw_inputs(shapes, batch, seed) if data is None else load_inputs(data, batch, seed)
-    found = _found(network, examples, seed)
+    found = find_groups(network, examples, seed)
     report = {
         "model": model,
         "weights": None if weights is None else str(weights),
@@ -140,66 +134,6 @@ def _check_out(out: Path | None, *, overwrite: bool) -> None:
     if out.suffix != ".safetensors":
         raise InputError(f"--save writes a safetensors file; call it {out.stem}.safetensors")
     check_target(out, overwrite=overwrite)
-
-
-def _network(spec: str, weights: Path | None, entry: str | None, seed: int) -> "nn.Module":
-    from conjoin.checkpoints import open_checkpoint
-    from conjoin.comparison.networks import check_finite, check_fit, fresh
-    from conjoin.comparison.randomness import seeded
-    from conjoin.comparison.user_code import find_callable
-
-    if weights is None and entry is not None:
-        raise InputError("--entry says which entry of a file; name the file with --weights")
-    with seeded(seed):
-        network = fresh(find_callable(spec), seed)
-    if weights is not None:
-        checkpoint = open_checkpoint(weights, entry=entry)
-        check_fit(network, checkpoint, str(weights))
-        check_finite(checkpoint, str(weights))
-        network.load_state_dict(dict(checkpoint))
-    return network
-
-
-def _found(network: "nn.Module", examples: "Inputs", seed: int) -> "Symmetries":
-    from conjoin.comparison.user_code import is_theirs, their_traceback
-    from conjoin.symmetry import find_symmetries
-
-    try:
-        with _quietly():
-            return find_symmetries(network, examples, seed=seed)
-    except InputError as error:
-        if error.__cause__ is not None and is_theirs(error.__cause__):
-            error.add_note(their_traceback(error.__cause__))
-        raise
-    except TraceError as error:
-        # A traceback of torch.export is a page of frames, of which one tells something.
-        error.add_note(_place(error.__cause__))
-        raise
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Keep off the terminal what torch.export says before it fails: the graph so far."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _place(error: BaseException | None) -> str:
-    """Say in which line of a model its tracing has stopped; the model may be a library's."""
-    import torch
-
-    hidden = (Path(torch.__file__).parent, Path(__file__).parents[1])
-    frames = traceback.extract_tb(None if error is None else error.__traceback__)
-    for frame in reversed(frames):
-        path = Path(frame.filename)
-        if path.is_file() and not any(map(path.is_relative_to, hidden)):
-            return f"It stopped in {path}, line {frame.lineno}, in {frame.name}:\n    {frame.line}"
-    return "It stopped in PyTorch's own code"
 
 
 def _save(found: "Symmetries", out: Path, seed: int) -> str:
