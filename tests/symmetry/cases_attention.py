@@ -110,6 +110,19 @@ def _fused_per_head(m, x):
     return m.f(x + m.o(_merged(F.scaled_dot_product_attention(q, k, v))))
 
 
+class _Zeros(nn.Module):
+    def __init__(self, size: int, stored: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("zeros", torch.zeros(size), persistent=stored)
+
+
+def _fused_thirds_with_bias(m, x):
+    x = m.e(x)
+    bias = torch.cat([m.r[:8], m.n.zeros, m.r[8:]])
+    q, k, v = (_heads(y, 2) for y in (m.p(x) + bias).chunk(3, -1))
+    return m.f(x + m.o(_merged(F.scaled_dot_product_attention(q, k, v))))
+
+
 def _windows(m, x):
     """Rolled windows of two tokens, with a bias from a table for each head."""
     x = m.e(x).roll(-1, 1)
@@ -152,6 +165,26 @@ CASES = {
             "4 in t:0: q.weight:0 k.weight:0",
             "6 in t:0: v.weight:0 o.weight:1",
         ),
+    ),
+    "masked_alike_in_all_heads": Case(  # the mask is made for each head, and equal in all
+        lambda m, x: _separate(m, x, mask=torch.zeros(1, 2, 4, 4) + m.t),
+        lambda: _layers(8, 8, 12, 12, t=torch.randn(4, 4)),
+        HEADS,
+    ),
+    "constant_bias_of_keys": Case(  # its zeros are no state: they are not saved
+        _fused_thirds_with_bias,
+        lambda: _fused(8, p=nn.Linear(12, 24, bias=False), n=_Zeros(8), r=parameter(16)),
+        (
+            FUSED,
+            "2: p.weight:0 r:0 o.weight:1",
+            "4 in r:0: p.weight:0 r:0",
+            "4 in r:0: p.weight:0 r:0 o.weight:1",
+        ),
+    ),
+    "stored_bias_of_keys": Case(  # a state of its own, though it is zero yet
+        _fused_thirds_with_bias,
+        lambda: _fused(8, p=nn.Linear(12, 24, bias=False), n=_Zeros(8, True), r=parameter(16)),
+        (FUSED, "4 in r:0: p.weight:0 r:0 o.weight:1"),
     ),
     "grouped_queries": Case(  # 2 heads of keys and values, each for 3 of queries
         _grouped,

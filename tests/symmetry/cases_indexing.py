@@ -100,10 +100,15 @@ CASES = {
         lambda: {**_ends(), "i": torch.tensor([3, 1])},
         PLAIN,
     ),
-    "gathered_tokens": Case(
+    "gathered_tokens": Case(  # the same tokens for every unit
         lambda m, x: m.b(m.a(x).gather(1, x[:, :2, None].clamp(max=4).expand(-1, -1, 6))),
         _ends,
-        (),  # the places that are looked up come from the input for each unit
+        PLAIN,
+    ),
+    "gathered_tokens_of_units": Case(  # other tokens for every other unit
+        lambda m, x: m.b(m.a(x).gather(1, x[:, :2, None].clamp(max=3) + torch.arange(6) % 2)),
+        _ends,
+        (),
     ),
     "gathered_by_units": Case(  # which unit is taken depends on the units themselves
         lambda m, x: m.b(_mean(m, x).gather(1, _mean(m, x).argsort(1))), _ends, ()

@@ -38,6 +38,13 @@ CASES = {
     "batch_norm_of_batch": Case(  # no statistics are kept: those of the batch are used
         _forward, lambda: _ends(5, n=nn.BatchNorm2d(5, track_running_stats=False)), (NORMED,)
     ),
+    "batch_norm_that_goes_on_learning": Case(  # its statistics change in every call
+        lambda m, x: m.b(
+            F.batch_norm(m.a(x), m.n.running_mean, m.n.running_var, m.n.weight, m.n.bias, True)
+        ),
+        lambda: _ends(5, n=nn.BatchNorm2d(5)),
+        (f"{NORMED} {STATISTICS}",),
+    ),
     "instance_norm": Case(
         _forward, lambda: _ends(5, n=nn.InstanceNorm2d(5, affine=True)), (NORMED,)
     ),

@@ -57,6 +57,42 @@ def test_exchanged_operands_are_noticed(monkeypatch):
     }
 
 
+class _Keeping(nn.Module):
+    """Keeps in eval mode what it computed from a weight, and forgets it in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.scale = nn.Parameter(torch.rand(6))
+        self.kept = {}
+
+    def train(self, mode=True):
+        if mode:
+            self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            return self.b(self.a(x) * self.scale.exp())
+        if "scale" not in self.kept:
+            self.kept["scale"] = self.scale.exp().detach()
+        return self.b(self.a(x) * self.kept["scale"])
+
+
+def test_what_a_model_keeps_of_a_run_is_no_constant_and_no_error():
+    model, x = _Keeping().eval(), torch.randn(3, 4)
+    expected = model(x)
+    kept = model.kept["scale"]
+    found = find_symmetries(model, x)
+    assert found.proof.guilty == ()
+    (group,) = found.groups.values()
+    assert (group.size, ("scale", 0) in group.members) == (6, True)
+    reordered = found.sample(torch.Generator().manual_seed(0)).apply(model)
+    assert not reordered.training
+    assert torch.allclose(reordered(x), expected, atol=1e-6)
+    assert model.kept["scale"] is kept
+
+
 def test_a_norm_whose_weight_stays_is_noticed(monkeypatch):
     """Its weights are all one at first, and hide that."""
 

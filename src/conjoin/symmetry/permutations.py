@@ -1,6 +1,5 @@
 """Permutations of a network's hidden units: sampled, applied, composed, inverted, saved."""
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from conjoin.checkpoints import Checkpoint, open_checkpoint, save
 from conjoin.errors import CheckpointError, InputError, MismatchError
+from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.groups import Group, Layout, Part
 from conjoin.symmetry.reordered import ReorderedCheckpoint
 
@@ -68,7 +68,7 @@ class Permutations:
             MismatchError: a tensor is missing, or has another shape.
         """
         if isinstance(model, nn.Module):
-            result = copy.deepcopy(model)
+            result = fresh_copy(model)
             state = {
                 **dict(result.named_parameters(remove_duplicate=False)),
                 **dict(result.named_buffers(remove_duplicate=False)),

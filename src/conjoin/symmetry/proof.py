@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from conjoin.batches import Inputs, map_inputs, run_model, size_of
 from conjoin.errors import InputError
+from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.groups import Layout
 from conjoin.symmetry.permutations import Permutations
 
@@ -53,13 +54,15 @@ def prove(model: nn.Module, layout: Layout, inputs: Inputs, *, seed: int = 0) ->
     """
     generator = torch.Generator().manual_seed(seed)
     example = randomized(model, generator)
-    batches, expected = _expected(example, _batches(inputs, layout, generator))
-    if largest_error(_run(example, batches[0]), expected[0]) > TOLERANCE:
+    ran = copy.deepcopy(example)  # what it keeps of a run must not get into the reordered copies
+    batches, expected = _expected(ran, _batches(inputs, layout, generator))
+    if largest_error(_run(ran, batches[0]), expected[0]) > TOLERANCE:
         raise InputError(
             f"{type(model).__name__} gives other or no finite outputs when it is run again on the "
             "same inputs in eval mode, so that nothing can be proved; switch off what is random "
             "in it (such as a dropout that does not ask for `self.training`)"
         )
+    del ran
     orders = random_orders(layout, generator)
 
     def error(names: Sequence[str]) -> float:
@@ -102,7 +105,7 @@ def random_orders(layout: Layout, generator: torch.Generator) -> dict[str, Tenso
 @torch.no_grad()
 def randomized(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """Give a copy in float64 and eval mode in which no weight or statistic is constant."""
-    example = copy.deepcopy(model).cpu().double().eval()
+    example = fresh_copy(model).cpu().double().eval()
     for parameter in example.parameters():
         if (
             parameter.numel()

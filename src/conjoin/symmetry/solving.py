@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export.graph_signature import OutputKind
 from torch.fx import Node
 
 from conjoin.checkpoints import Kind
@@ -25,10 +26,16 @@ CONSTRUCTORS = ("full", "zeros", "ones", "full_like", "zeros_like", "ones_like",
 EQUAL = ("view", "_unsafe_view", "reshape", "permute", "transpose", "unsqueeze", "squeeze",
          "expand", "repeat", "select", "slice", "clone", "alias", "detach", "sum", "mean", "amax",
          "amin", "_to_copy", "lift_fresh_copy")  # fmt: skip
-"""Of equal elements these make equal ones, as what is pointwise does; `cumsum`, say, does not."""
+"""Of equal elements these make equal ones, as what is pointwise does; `cumsum`, say, does not.
+
+What is equal along a dimension, such as a mask that is expanded over heads, stays so under them.
+"""
 
 POWER_ITERATION = ("_u", "_v", "weight_u", "weight_v")
 """Buffers of spectral_norm, which move with the weight that they are singular vectors of."""
+
+MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
+"""Results of a traced graph that are no outputs, but what a tensor of the model becomes."""
 
 MOST_SLICES = 64
 """A dimension that is only selected from is followed slice by slice up to this size."""
@@ -65,9 +72,7 @@ def solve(trace: Trace) -> Solved:
         elif node.op == "call_function":
             found[node] = _call(node, found, solved)
         elif node.op == "output":
-            for value in _values(_resolved(node.args, found)):
-                for axis in value.whole(solved.space):
-                    solved.space.pin(axis, "an output")
+            _output(_resolved(node.args[0], found), trace, solved)
     for name in solved.tensors.keys() - _used_tensors(trace):
         for axis in solved.tensors[name]:
             solved.space.pin(axis, "nothing uses it")
@@ -95,6 +100,8 @@ def _placeholder(node: Node, trace: Trace, solved: Solved) -> Any:
         return size_of(node.meta["val"]) if isinstance(node.meta.get("val"), torch.SymInt) else None
     space = solved.space
     name = trace.tensors.get(node.name)
+    if name is None and node.name in trace.uniform:
+        return Value(tuple(space.atom(size) for size in shape), "uniform")
     if name is None:
         known = node.name in trace.program.graph_signature.user_inputs
         reason = "an input" if known else "a constant"
@@ -106,6 +113,8 @@ def _placeholder(node: Node, trace: Trace, solved: Solved) -> Any:
         solved.tensors[name] = tuple(space.atom(size) for size in shape)
         for axis in solved.tensors[name] if not moves else ():
             space.pin(axis, "a constant")
+    if node.name in trace.uniform and not moves:
+        return Value(tuple(space.atom(size) for size in shape), "uniform")
     return Value(solved.tensors[name], "learned" if moves else "plain")
 
 
@@ -116,10 +125,26 @@ def _constant(node: Node, solved: Solved) -> Value | None:
     return Value(tuple(solved.space.pinned_atom(s, "a constant") for s in shape), "plain")
 
 
+def _output(results: Sequence[Any], trace: Trace, solved: Solved) -> None:
+    """Pin what the caller gets; what a buffer becomes moves as the buffer does."""
+    specs = trace.program.graph_signature.output_specs
+    for result, spec in zip(results, specs, strict=True):
+        name = trace.names.get(str(spec.target), str(spec.target))
+        for value in _values([result]):
+            axes = value.whole(solved.space)
+            if spec.kind in MUTATIONS and name in solved.tensors:
+                for own, other in zip(solved.tensors[name], axes, strict=True):
+                    solved.space.equate(own, other)
+                continue
+            for axis in axes:
+                solved.space.pin(axis, "an output")
+
+
 def _call(node: Node, found: Mapping[Node, Any], solved: Solved) -> Any:
     args, kwargs = _resolved(node.args, found), _resolved(node.kwargs, found)
     if node.target is operator.getitem:
         return args[0][args[1]] if isinstance(args[0], list | tuple) else None
+    args, kwargs = _fresh(args, solved.space), _fresh(kwargs, solved.space)
     meta = node.meta.get("val")
     shapes = _shapes(meta)
     if not shapes:
@@ -135,28 +160,41 @@ def _results(node: Node, call: Call, values: Sequence[Value], solved: Solved) ->
     plain = call.name.partition(".")[2]
     if plain in CONSTRUCTORS:
         return [_free(call, shape, "uniform") for shape in call.shapes]
-    if not any(value.source == "learned" for value in values):
+    learned = any(value.source == "learned" for value in values)
+    if not learned:
         keeps = plain in EQUAL or torch.Tag.pointwise in getattr(node.target, "tags", ())
         if keeps and values and all(value.source == "uniform" for value in values):
             return [_free(call, shape, "uniform") for shape in call.shapes]
-        reason = "it comes from the input or from constants alone"
-        return [
-            Value(tuple(solved.space.pinned_atom(s, reason) for s in shape), "plain")
-            for shape in call.shapes
-        ]
+        if not keeps:
+            return _fixed(call)
     rule = _rule(node, call.name)
     if rule is None:
-        return _unknown(call, values, solved)
+        return _unknown(call, values, solved) if learned else _fixed(call)
     try:
         made = rule(call)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         # A form of the operation that its rule has not met.
-        return _unknown(call, values, solved)
+        return _unknown(call, values, solved) if learned else _fixed(call)
+    source: Source = "learned" if learned else "plain"
     several: Sequence[Axes | Value] = [made] if isinstance(made, Value) else made
-    results = [one if isinstance(one, Value) else Value(tuple(one), "learned") for one in several]
+    results = [
+        Value(one.axes, source, one.slices, one.dim)
+        if isinstance(one, Value)
+        else Value(tuple(one), source)
+        for one in several
+    ]
     if [tuple(map(size_of_axis, result.axes)) for result in results] != list(call.shapes):
-        return _unknown(call, values, solved)
+        return _unknown(call, values, solved) if learned else _fixed(call)
     return results
+
+
+def _fixed(call: Call) -> list[Value]:
+    """Pin what no parameter is among the ancestors of: most of it is masks and positions."""
+    reason = "it comes from the input or from constants alone"
+    return [
+        Value(tuple(call.space.pinned_atom(s, reason) for s in shape), "plain")
+        for shape in call.shapes
+    ]
 
 
 def _rule(node: Node, name: str) -> Rule | None:
@@ -252,6 +290,16 @@ def _resolved(items: Any, found: Mapping[Node, Any]) -> Any:
     if isinstance(items, torch.SymInt):
         return size_of(items)
     return items
+
+
+def _fresh(items: Any, space: Space) -> Any:
+    """Give what is uniform new axes for each use: being there twice does not tie its readers."""
+    if isinstance(items, Value) and items.source == "uniform":
+        sizes = map(size_of_axis, items.axes)
+        return Value(tuple(space.atom(size) for size in sizes), "uniform")
+    if isinstance(items, dict):
+        return {key: _fresh(item, space) for key, item in items.items()}
+    return [_fresh(item, space) for item in items] if isinstance(items, list | tuple) else items
 
 
 def _values(items: Any) -> list[Value]:

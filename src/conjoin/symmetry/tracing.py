@@ -1,6 +1,5 @@
 """A model -> a graph of operations with exact shapes, by `torch.export`."""
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.fx import Node
 from conjoin.batches import Inputs
 from conjoin.checkpoints import Checkpoint, Kind, from_module
 from conjoin.errors import InputError, TraceError
+from conjoin.symmetry.copies import fresh_copy
 
 __all__ = ["Trace", "size_of", "trace"]
 
@@ -42,12 +42,14 @@ class Trace:
         tensors: placeholder -> name of the parameter or buffer.
         names: of a tensor's aliases -> the name it is known by.
         kinds: of parameters and buffers.
+        uniform: placeholders of constants with one value everywhere.
     """
 
     program: ExportedProgram
     tensors: Mapping[str, str]
     names: Mapping[str, str]
     kinds: Mapping[str, Kind]
+    uniform: frozenset[str] = frozenset()
 
     @property
     def nodes(self) -> Sequence[Node]:
@@ -80,7 +82,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
             "the example inputs must be tensors with a batch of two or more in their first "
             f"dimension; found {[list(t.shape) for t in tensors]}"
         )
-    example = copy.deepcopy(model).eval()  # some models keep what a first run has computed
+    example = fresh_copy(model).eval()  # some models keep what a first run has computed
     try:
         with torch.no_grad():
             example(*args, **kwargs)
@@ -89,12 +91,12 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
             f"{type(model).__name__} does not run on the example inputs "
             f"{[list(t.shape) for t in tensors]}: {error}"
         ) from error
-    program = _exported(copy.deepcopy(model).eval(), args, kwargs)
+    program = _exported(fresh_copy(model).eval(), args, kwargs)
     checkpoint: Checkpoint = from_module(model)
     kinds = {name: spec.kind for name, spec in checkpoint.specs.items()}
     signature = program.graph_signature
     owners = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return Trace(program, owners, _canonical(model), kinds)
+    return Trace(program, owners, _canonical(model), kinds, _uniform(program))
 
 
 def _exported(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
@@ -147,6 +149,29 @@ def _canonical(model: nn.Module) -> dict[str, str]:
     for name, tensor in everything:
         names[name] = first.setdefault(id(tensor), name)
     return names
+
+
+def _uniform(program: ExportedProgram) -> frozenset[str]:
+    """Name the placeholders of constants whose elements are equal: nothing in them can move.
+
+    A buffer that is saved with the weights is none: it may be a state that has not changed yet.
+    """
+    signature = program.graph_signature
+    unsaved = set(signature.non_persistent_buffers)
+    constants = {
+        **signature.inputs_to_lifted_tensor_constants,
+        **{place: name for place, name in signature.inputs_to_buffers.items() if name in unsaved},
+    }
+    return frozenset(
+        place for place, name in constants.items() if _are_equal(program.constants.get(name))
+    )
+
+
+def _are_equal(tensor: Any) -> bool:
+    """Whether all elements are equal, as far as it is known: on meta, it is not."""
+    if not isinstance(tensor, Tensor) or tensor.is_meta or not tensor.numel():
+        return False
+    return bool((tensor == tensor.flatten()[0]).all())
 
 
 def size_of(value: Any) -> int:

@@ -58,7 +58,8 @@ _BY_RULE: Mapping[Rule, str] = {
     views.expand: "expand expand_copy broadcast_to",
     views.repeat: "repeat",
     normalization.batch_norm: (
-        "_native_batch_norm_legit_no_training _native_batch_norm_legit native_batch_norm batch_norm"
+        "_native_batch_norm_legit_no_training _native_batch_norm_legit native_batch_norm "
+        "_native_batch_norm_legit_functional batch_norm"
     ),
     normalization.instance_norm: "instance_norm",
     normalization.layer_norm: "native_layer_norm layer_norm _fused_rms_norm",
