@@ -86,7 +86,7 @@ PRESETS: Mapping[str, Preset] = {
         settings=Settings(curve_examples=1_000, resolution=11, layers=13),
         width=1 / 4,
         schedule=Schedule(epochs=10),
-        profiles=("uniform", "pooled norm:0.1,1"),
+        profiles=("uniform", "pooled norm:0.1,1", "tied finish:1"),
     ),
     "thesis": Preset(
         about="real MNIST and SVHN, all images, the thread's full width: for a GPU",
