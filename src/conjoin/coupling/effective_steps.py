@@ -68,10 +68,23 @@ class EffectiveStep:
         """
         if self.second is None:
             return 1.0 / (1.0 + factor * self.rate)
-        second = self.second if rows is None else self.second[rows]
+        root, rate = self.fraction(rows, dtype, device)
+        return root.div_(root + factor * rate)
+
+    def fraction(
+        self, rows: slice | None, dtype: torch.dtype, device: torch.device
+    ) -> tuple[Tensor, float | Tensor]:
+        """Give the root and the rate of which Adam's ``D = rate / root`` is made."""
+        second = cast(Tensor, self.second)
+        second = second if rows is None else second[rows]
         scale = self.correction**0.5
-        root = second.to(device, dtype).sqrt().add_(self.eps * scale)
-        return root.div_(root + factor * self.rate * scale)
+        return second.to(device, dtype).sqrt().add_(self.eps * scale), self.rate * scale
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether D is a tensor, and all else of it numbers that nobody has to wait for."""
+        numbers = (self.correction, self.eps)
+        return self.second is not None and not any(isinstance(n, Tensor) for n in numbers)
 
 
 @dataclass

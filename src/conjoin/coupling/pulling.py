@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from conjoin.coupling.effective_steps import EffectiveStep
-from conjoin.coupling.pulls import JOINT, Rule
+from conjoin.coupling.pulls import JOINT, Rule, joint_of_two
 
 __all__ = ["average", "penalty_of", "pull_tensor"]
 
@@ -38,8 +38,12 @@ def pull_tensor(
         middle = None if center is None else center if rows is None else center[rows]
         weights = [part.to(first.device, dtype) for part in parts]
         pulled_to = None if middle is None else middle.to(first.device, dtype)
-        kept = [step.kept(factor, rows, dtype, first.device) for step in steps]
-        rule.apply(weights, kept, strength, pulled_to)
+        if rule is JOINT and len(steps) == 2 and all(step.elementwise for step in steps):
+            roots, rates = zip(*(s.fraction(rows, dtype, first.device) for s in steps), strict=True)
+            joint_of_two(weights, roots, rates, strength)
+        else:
+            kept = [step.kept(factor, rows, dtype, first.device) for step in steps]
+            rule.apply(weights, kept, strength, pulled_to)
         for part, weight in zip(parts, weights, strict=True):
             if weight is not part:
                 part.copy_(weight)
