@@ -21,7 +21,7 @@ FEWER: Mapping[str, Mapping[str, object]] = {
     "xcit_nano_12_p16_224": {"depth": 2},
     "cait_xxs24_224": {"depth": 2},
     "convit_tiny": {"depth": 3, "local_up_to_layer": 2},
-    "pit_ti_224": {"depths": (1, 2, 1)},
+    "pit_ti_224": {"depth": (1, 2, 1)},
     "davit_tiny": {"depths": (1, 1, 2, 1)},
     "twins_svt_small": {"depths": (1, 1, 2, 1)},
     "convnextv2_atto": {"depths": (1, 1, 2, 1)},
