@@ -120,7 +120,7 @@ def align(
     weights of matched units before and after, the share of units that moved, and the share that
     are each other's best match. Where that is low, an order is hardly better than others.
 
-    Nothing is written without --out or --save-order.
+    Writes OUT, whole or not at all; nothing without --out or --save-order.
 
     [dim]conjoin align b.pth --to a.pth --model net.py:Net --data data.py:loaders -o b2.pt[/dim]
 
