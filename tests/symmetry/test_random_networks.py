@@ -1,6 +1,6 @@
 """Networks that hypothesis builds out of a grammar: the proof holds for each.
 
-CONJOIN_RANDOM_NETWORKS=2000 in the environment tries so many instead of 25.
+CONJOIN_RANDOM_NETWORKS=2000 in the environment tries so many instead of 100.
 """
 
 import os
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conjoin.symmetry import find_symmetries
 
-COUNT = int(os.environ.get("CONJOIN_RANDOM_NETWORKS", "25"))
+COUNT = int(os.environ.get("CONJOIN_RANDOM_NETWORKS", "100"))
 
 WIDTHS = (2, 4, 6, 8, 12)
 
@@ -281,7 +281,7 @@ def networks(draw) -> nn.Module:
 @settings(
     max_examples=COUNT,
     deadline=None,
-    derandomize=COUNT == 25,
+    derandomize=COUNT == 100,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
