@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from conjoin.alignment.activations import correlate
-from conjoin.alignment.blocks import Block, Orders, blocks_of, reordered
+from conjoin.alignment.blocks import Block, blocks_of, reordered
 from conjoin.alignment.gains import gain_of
 from conjoin.alignment.matching import STARTS, Descent, Problem, match
 from conjoin.batches import Inputs, inputs_of
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint, describe_name_difference
 from conjoin.errors import InputError, MismatchError, NonFiniteError
 from conjoin.symmetry import Layout, Permutations, ReorderedCheckpoint, Symmetries, find_symmetries
+from conjoin.symmetry.reordering import Orders
 
 __all__ = ["Alignment", "Matched", "align"]
 

@@ -2,17 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor
 
 from conjoin.symmetry.groups import Group, Layout, Part
+from conjoin.symmetry.reordering import Orders, part_size, place_of, reorder_axes
 
-__all__ = ["Block", "Orders", "blocks_of", "boxes_of", "inner_product", "reordered"]
-
-Orders = Mapping[str, Tensor]
-"""Group -> int64 [copies..., size]: position i of the result is position ``order[i]``."""
+__all__ = ["Block", "blocks_of", "boxes_of", "inner_product", "reordered"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +39,7 @@ class Block:
 
     def place_of(self, outer: str, axis: int) -> int:
         """Give the axis of an outer group that tells copies in another axis apart."""
-        found = self.axes_of(outer)
-        return next((place for place in found if self.dims[place] == self.dims[axis]), found[0])
+        return place_of(outer, axis, self.names, self.dims)
 
 
 def blocks_of(
@@ -92,36 +89,7 @@ def reordered(
         orders: of all groups.
         but: axes that are left as they are.
     """
-    found = block.other
-    names = dict.fromkeys(name for name in block.names if name is not None)
-    # An outer group comes first: the orders within are by its positions in the result.
-    for name in sorted(names, key=lambda name: bool(groups[name].within)):
-        order = orders[name].to(found.device)
-        for axis in block.axes_of(name):
-            if axis in but:
-                continue
-            if not groups[name].within:
-                found = found.index_select(axis, order)
-                continue
-            places = [block.place_of(outer, axis) for outer in groups[name].within]
-            found = found.gather(axis, _laid(order, places, axis, found))
-    return found
-
-
-def _size(part: Part) -> int:
-    """Give the number of positions of a part."""
-    sizes = list(map(_size, part.parts))
-    return part.size if part.kind == "atom" else sum(sizes) if part.kind == "sum" else prod(sizes)
-
-
-def _laid(order: Tensor, places: Sequence[int], axis: int, like: Tensor) -> Tensor:
-    """Lay the orders of all copies along the axes that tell copies apart."""
-    at = (*places, axis)
-    shape = [1] * like.dim()
-    for place in at:
-        shape[place] = like.shape[place]
-    laid = order.permute([at.index(number) for number in sorted(at)])
-    return laid.reshape(shape).expand(like.shape)
+    return reorder_axes(block.other, block.names, block.dims, groups, orders, but=but)
 
 
 def boxes_of(
@@ -132,7 +100,7 @@ def boxes_of(
     for at, part in enumerate(parts):
         if part.kind == "atom":
             continue
-        sizes = list(map(_size, part.parts))
+        sizes = list(map(part_size, part.parts))
         if part.kind == "product":
             shape = (*tensor.shape[:at], *sizes, *tensor.shape[at + 1 :])
             inner = (*parts[:at], *part.parts, *parts[at + 1 :])

@@ -19,8 +19,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from conjoin.alignment.blocks import Block, Orders, reordered
+from conjoin.alignment.blocks import Block, reordered
 from conjoin.symmetry.groups import Group
+from conjoin.symmetry.reordering import Orders
 
 __all__ = ["Activations", "Nested", "assign", "gain_of", "nested_gain_of"]
 

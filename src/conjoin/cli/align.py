@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from conjoin.alignment import Alignment
     from conjoin.batches import Inputs
-    from conjoin.symmetry import Layout
 
 __all__ = ["Method", "align"]
 
@@ -139,9 +138,9 @@ def align(
     for path in (out, save_order):
         if path is not None:
             check_target(path, overwrite=overwrite)
-    if source is None:
+    if order is not None:
         found = _of_files(model, to, order, entry, method, seed)
-    else:
+    elif source is not None:
         networks = [load_network(source, path, entry, seed) for path in (model, to)]
         shapes = [parse_shape(text) for text in inputs or []]
         drawn = draw_inputs(shapes, 2, seed) if data is None else load_inputs(data, examples, seed)
@@ -172,7 +171,7 @@ def _check_sources(
 
 
 def _of_files(
-    model: Path, to: Path, order: Path | None, entry: str | None, method: Method, seed: int
+    model: Path, to: Path, order: Path, entry: str | None, method: Method, seed: int
 ) -> "Alignment":
     from conjoin.alignment import align as find
     from conjoin.checkpoints import open_checkpoint
@@ -180,9 +179,8 @@ def _of_files(
 
     if method not in (Method.AUTO, Method.WEIGHTS):
         raise InputError(f"--method {method} runs the networks; name their class with --model")
-    layout: Layout = Permutations.load(order).layout if order else None  # type: ignore[assignment]
     one, other = (open_checkpoint(path, entry=entry) for path in (model, to))
-    return find(one, other, symmetries=layout, seed=seed)
+    return find(one, other, symmetries=Permutations.load(order).layout, seed=seed)
 
 
 def _of_networks(

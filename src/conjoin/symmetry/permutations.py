@@ -13,6 +13,7 @@ from conjoin.errors import CheckpointError, InputError, MismatchError
 from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.groups import Group, Layout, Part
 from conjoin.symmetry.reordered import ReorderedCheckpoint
+from conjoin.symmetry.reordering import part_size, reorder_axes
 
 __all__ = ["Permutations"]
 
@@ -111,7 +112,7 @@ class Permutations:
         """Raise a MismatchError if a tensor that the layout knows has another shape there."""
         if name not in self.layout.tensors:
             return
-        sizes = tuple(map(_size, self.layout.tensors[name]))
+        sizes = tuple(map(part_size, self.layout.tensors[name]))
         if tuple(shape) != sizes:
             raise MismatchError(
                 f"{name!r} has the shape {list(shape)}; the permutations are for {list(sizes)}"
@@ -212,44 +213,21 @@ class Permutations:
         for at, part in enumerate(parts):
             before, after = slice(None, at), slice(at + 1, None)
             if part.kind == "product":
-                sizes = tuple(map(_size, part.parts))
+                sizes = tuple(map(part_size, part.parts))
                 shape = (*tensor.shape[before], *sizes, *tensor.shape[after])
                 inner = (*parts[before], *part.parts, *parts[after])
                 inner_dims = (*dims[before], *(dims[at] for _ in sizes), *dims[after])
                 done = self._reordered(tensor.reshape(shape), inner, inner_dims)
                 return done.reshape(tensor.shape)
             if part.kind == "sum":
-                pieces = tensor.split(list(map(_size, part.parts)), at)
+                pieces = tensor.split(list(map(part_size, part.parts)), at)
                 each = [
                     self._reordered(piece, (*parts[before], one, *parts[after]), dims)
                     for piece, one in zip(pieces, part.parts, strict=True)
                 ]
                 return torch.cat(each, at)
-        return self._atoms_reordered(tensor, [part.name for part in parts], dims)
-
-    def _atoms_reordered(
-        self, tensor: Tensor, names: Sequence[str | None], dims: Sequence[int]
-    ) -> Tensor:
-        for name, group in self.layout.groups.items():
-            for at in (number for number, found in enumerate(names) if found == name):
-                order = self.orders[name].to(tensor.device)
-                if not group.within:
-                    tensor = tensor.index_select(at, order)
-                    continue
-                # The order of each copy, laid along the dimensions that tell copies apart.
-                places = [_place_of(outer, names, dims, dims[at]) for outer in group.within]
-                shape = [1] * tensor.dim()
-                for place in (*places, at):
-                    shape[place] = tensor.shape[place]
-                laid = order.permute([(*places, at).index(n) for n in sorted((*places, at))])
-                tensor = tensor.gather(at, laid.reshape(shape).expand(tensor.shape))
-        return tensor
-
-
-def _place_of(name: str, names: Sequence[str | None], dims: Sequence[int], dim: int) -> int:
-    """Give where an outer group stands: in the same dimension, if it is there, else anywhere."""
-    found = [place for place, other in enumerate(names) if other == name]
-    return next((place for place in found if dims[place] == dim), found[0])
+        names = [part.name for part in parts]
+        return reorder_axes(tensor, names, dims, self.layout.groups, self.orders)
 
 
 def _has_atom(part: Part, names: Mapping[str, Group]) -> bool:
@@ -270,18 +248,6 @@ def _at(order: Tensor, rows: Sequence[Tensor]) -> Tensor:
 def _is_permutation(order: Tensor) -> bool:
     expected = torch.arange(order.shape[-1]).expand_as(order)
     return order.dtype == torch.int64 and torch.equal(order.sort(-1).values, expected)
-
-
-def _size(part: Part) -> int:
-    sizes = list(map(_size, part.parts))
-    if part.kind == "atom":
-        return part.size
-    if part.kind == "sum":
-        return sum(sizes)
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
 
 
 def _part_json(part: Part) -> Any:
