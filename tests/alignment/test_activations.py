@@ -66,6 +66,21 @@ def test_batches_do_not_matter(residual):
         torch.testing.assert_close(parts.of[name], expected, atol=2e-5, rtol=0)
 
 
+def test_small_deviations_from_a_large_mean_count():
+    """Units that are always near 1000, and differ by hundredths: what float32 sums would lose."""
+    one, two = new(lambda: mlp(4, 8, 3), 0), new(lambda: mlp(4, 8, 3), 1)
+    with torch.no_grad():
+        for net in (one, two):
+            net[0].weight.mul_(0.05)
+            net[0].bias.fill_(1000)
+    x = torch.randn(500, 4)
+    layout = find_symmetries(one, x[:2]).layout
+    found = correlate(one, two, layout, x.split(100))
+    with torch.no_grad():
+        expected = numpy_correlation(*(net[:2](x).T.numpy() for net in (one, two)))
+    np.testing.assert_allclose(found.of["0.weight:0"], expected, atol=1e-4)
+
+
 def test_units_of_heads_are_compared_in_all_pairs():
     one, two = new(Attention, 0), new(Attention, 1)
     layout = find_symmetries(one, TOKENS).layout
