@@ -1,6 +1,6 @@
 """What coupling costs: time of a training step, and memory of a pull.
 
-    python benchmarks/coupling_overhead.py [--width 1/4 1/8] [--rounds 21] [--json]
+    python benchmarks/coupling_overhead.py [--width 1 1/4] [--rounds 21] [--json]
 
 Two networks of the digits experiment train side by side on random images, in three ways that run
 in turn, round after round, each on networks of its own:
@@ -63,8 +63,8 @@ WARM_UP = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Time the three ways in every setting and print a table, or JSON."""
     parser = argparse.ArgumentParser(description="Measure what coupling two networks costs.")
-    widths = {"type": Fraction, "nargs": "+", "default": [Fraction(1, 4), Fraction(1, 8)]}
-    parser.add_argument("--width", **widths, help="of the networks (default: 1/4 1/8)")
+    widths = {"type": Fraction, "nargs": "+", "default": [Fraction(1), Fraction(1, 4)]}
+    parser.add_argument("--width", **widths, help="of the networks (default: 1 1/4)")
     parser.add_argument("--batch", type=int, default=64, help="images of a step (default: 64)")
     parser.add_argument("--steps", type=int, default=2, help="in each round (default: 2)")
     parser.add_argument("--rounds", type=int, default=21, help="medians are over these")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from conjoin.evaluation import evaluate
     from conjoin.merging import merge
     from conjoin.records import Record
-    from conjoin.repair import needs_reestimation, reestimate_batchnorm
+    from conjoin.repairing import needs_reestimation, reestimate_batchnorm
     from conjoin.report import write_report
     from conjoin.sweeping import continuum
     from conjoin.symmetry import find_symmetries
@@ -63,9 +63,9 @@ _HOMES = {
     "evaluate": "conjoin.evaluation",
     "find_symmetries": "conjoin.symmetry",
     "merge": "conjoin.merging",
-    "needs_reestimation": "conjoin.repair",
+    "needs_reestimation": "conjoin.repairing",
     "open_checkpoint": "conjoin.checkpoints",
-    "reestimate_batchnorm": "conjoin.repair",
+    "reestimate_batchnorm": "conjoin.repairing",
     "save": "conjoin.checkpoints",
     "write_report": "conjoin.report",
 }

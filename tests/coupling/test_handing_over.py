@@ -12,7 +12,7 @@ from conjoin.checkpoints import open_checkpoint
 from conjoin.coupling import Coupling
 from conjoin.errors import InputError
 from conjoin.modules import MultiHead, TaskNetworks
-from conjoin.repair import reestimate_batchnorm
+from conjoin.repairing import reestimate_batchnorm
 
 HEADS = {"classifier.*": 0.0, "*": 1.0}
 

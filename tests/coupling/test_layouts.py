@@ -38,7 +38,7 @@ def test_large_tensors_are_pulled_in_parts_with_the_same_bits(monkeypatch, optim
     )
     ends = []
     for rows in (1 << 18, 11, 1):
-        monkeypatch.setattr(module_of_coupling, "ROWS", rows)
+        monkeypatch.setattr(module_of_coupling, "ROWS", (rows, rows))
         models = made(start, optimizer, count)
         train(models, Coupling(models, 0.5), 4, [1.0, -1.0, 0.5][:count])
         ends.append([values(module) for module, _ in models.values()])

@@ -13,7 +13,7 @@ from conjoin.coupling.training import Learner, Recipe, mixed_seed, train_models
 from conjoin.errors import DataError, InputError, TrainingError
 from conjoin.evaluation import outcomes
 from conjoin.merging import merge
-from conjoin.repair import reestimate_batchnorm
+from conjoin.repairing import reestimate_batchnorm
 
 FEW = Settings(statistics=100, labels=(0, 10), transfer_steps=3, samples=0)
 TASKS = ("plain", "turned")

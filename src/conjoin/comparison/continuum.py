@@ -20,7 +20,7 @@ from conjoin.errors import NonFiniteError
 from conjoin.evaluation import Predictor, outcomes
 from conjoin.merging import merge
 from conjoin.records import Interval, Record
-from conjoin.repair import reestimate_batchnorm
+from conjoin.repairing import reestimate_batchnorm
 from conjoin.stages import Stage
 
 __all__ = [

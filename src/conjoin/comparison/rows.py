@@ -22,7 +22,7 @@ from conjoin.comparison.subject import Group, Network, Settings, TaskData
 from conjoin.evaluation import Predictor, outcomes
 from conjoin.merging import merge
 from conjoin.modules import MultiHead
-from conjoin.repair import has_batchnorm, reestimate_batchnorm
+from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 
 __all__ = [
     "BEST_PARENT",

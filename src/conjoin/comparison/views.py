@@ -24,7 +24,7 @@ from conjoin.measure.interpolation import barriers, interpolate
 from conjoin.measure.plane import plane
 from conjoin.merging import merge
 from conjoin.records import Record, read_records, write_json
-from conjoin.repair import has_batchnorm
+from conjoin.repairing import has_batchnorm
 from conjoin.stages import Stage
 
 __all__ = ["VIEWS", "ViewKind", "distance_records", "measure_view"]

@@ -26,7 +26,7 @@ from conjoin.coupling.members import (
     read_members,
     relative_gap,
 )
-from conjoin.coupling.pulling import average, penalty_of, pull_tensor
+from conjoin.coupling.pulling import average, penalty_of, pull_tensor, rows_of
 from conjoin.coupling.pulls import JOINT, PENALTY, Rule
 from conjoin.coupling.sharing import (
     check_alike,
@@ -135,13 +135,13 @@ class Coupling:
         self._counters: dict[int, StepCounter] = {}
         self._adapted: dict[str, float] = {}
         self._tied: set[str] = set()
-        self._shared_at = -1
-        self._warned = False
+        self._shared_at, self._warned = -1, False
         self._cached: tuple[int, dict[str, float]] | None = None
         coupled = coupled_names(strength, self._layers, self._tensor_names)
         check_coupled(self._members, coupled)
         if start == "shared":
             check_start(self._members, coupled)
+        self._at_once = rows_of(self._members[0].parameters[name].numel() for name in coupled)
         self._center = {
             name: self._members[0].parameters[name].detach().clone()
             for name in (coupled if rule.center else ())
@@ -330,7 +330,7 @@ class Coupling:
         Raises:
             InputError: it is of another coupling.
         """
-        counters = [self._counters[id(optimizer)] for optimizer in self._optimizers()]
+        counters = [self._counters[id(one)] for one in self._optimizers()]
         same = len(state["counters"]) == len(counters) and set(state["center"]) == set(self._center)
         if not same or not set(state["tied"]) <= set(self._tensor_names):
             raise InputError("this state is of a coupling of other models or another rule")
@@ -377,7 +377,7 @@ class Coupling:
         if self._rule.steps:
             pairs = zip(self._members, groups, strict=True)
             steps = [self._effective(member, name, numbers) for member, numbers in pairs]
-        pull_tensor(self._rule, strength, parameters, steps, self._center.get(name))
+        pull_tensor(self._rule, strength, parameters, steps, self._center.get(name), self._at_once)
 
     def _effective(self, member: Member, name: str, numbers: Mapping[int, int]) -> EffectiveStep:
         parameter = member.parameters[name]

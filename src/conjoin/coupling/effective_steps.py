@@ -68,23 +68,37 @@ class EffectiveStep:
         """
         if self.second is None:
             return 1.0 / (1.0 + factor * self.rate)
-        root, rate = self.fraction(rows, dtype, device)
+        second = self.second if rows is None else self.second[rows]
+        root = torch.empty_like(second, dtype=dtype, device=device)
+        rate = self.root(rows, root)
         return root.div_(root + factor * rate)
 
-    def fraction(
-        self, rows: slice | None, dtype: torch.dtype, device: torch.device
-    ) -> tuple[Tensor, float | Tensor]:
-        """Give the root and the rate of which Adam's ``D = rate / root`` is made."""
+    def root(self, rows: slice | None, out: Tensor) -> float | Tensor:
+        """Write the root of which Adam's ``D = rate / root`` is made into `out`; give the rate.
+
+        Args:
+            rows: of the parameter; None for all.
+            out: of their shape.
+        """
         second = cast(Tensor, self.second)
-        second = second if rows is None else second[rows]
+        second = (second if rows is None else second[rows]).to(out.device, out.dtype)
         scale = self.correction**0.5
-        return second.to(device, dtype).sqrt().add_(self.eps * scale), self.rate * scale
+        eps = self.eps * scale
+        # Processors take four times as long for the square root of 0, of which weights without a
+        # gradient have many. This floor changes the sum with eps by less than 1e-6.
+        floor = (eps * 8 * torch.finfo(out.dtype).eps) ** 2
+        torch.clamp(second, min=floor, out=out).sqrt_().add_(eps)
+        return self.rate * scale
+
+    @property
+    def numbers(self) -> tuple[float | Tensor, ...]:
+        """All of it but the second moments."""
+        return self.rate, self.correction, self.eps
 
     @property
     def elementwise(self) -> bool:
         """Whether D is a tensor, and all else of it numbers that nobody has to wait for."""
-        numbers = (self.correction, self.eps)
-        return self.second is not None and not any(isinstance(n, Tensor) for n in numbers)
+        return self.second is not None and not any(isinstance(n, Tensor) for n in self.numbers)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from conjoin.errors import InputError
 from conjoin.evaluation import evaluating
 from conjoin.merging import merge
 from conjoin.modules import MultiHead, TaskNetworks
-from conjoin.repair import has_batchnorm, reestimate_batchnorm
+from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["hand_over"]
 

@@ -1,6 +1,7 @@
 """A rule of `pulls` applied to the parameters of several models, and the penalty in its place."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -8,10 +9,23 @@ from torch import Tensor
 from conjoin.coupling.effective_steps import EffectiveStep
 from conjoin.coupling.pulls import JOINT, Rule, joint_of_two
 
-__all__ = ["average", "penalty_of", "pull_tensor"]
+__all__ = ["average", "penalty_of", "pull_tensor", "rows_of"]
 
-ROWS = 1 << 16
-"""Elements of a tensor that are pulled at a time: what a pull needs of memory."""
+ROWS = (1 << 14, 1 << 18)
+"""Elements of a tensor that are pulled at a time, at least and at most."""
+
+
+def rows_of(sizes: Iterable[int]) -> int:
+    """Give the elements to pull at a time, so that four copies of them are one of the largest.
+
+    Args:
+        sizes: elements of each tensor.
+
+    >>> rows_of([64, 1_000_000])
+    250000
+    """
+    fewest, most = ROWS
+    return max(fewest, min(most, max(sizes, default=0) // 4))
 
 
 def pull_tensor(
@@ -20,8 +34,9 @@ def pull_tensor(
     parameters: Sequence[Tensor],
     steps: Sequence[EffectiveStep],
     center: Tensor | None,
+    at_once: int,
 ) -> None:
-    """Pull one tensor of all models, in place; in float32 where its own precision is lower.
+    """Pull one tensor of all models, in place; in float32 where their own precision is lower.
 
     Args:
         rule: what to do.
@@ -29,18 +44,24 @@ def pull_tensor(
         parameters: of each model, of one shape; computed on the device of the first.
         steps: effective step of each model.
         center: of rules that have one, changed too.
+        at_once: elements to compute at a time; see `rows_of`.
     """
     first = parameters[0]
     dtype = torch.promote_types(first.dtype, torch.float32)
     factor = strength * (2.0 * len(parameters) if rule is JOINT else 1.0)
-    for rows in _rows(first):
+    two = rule is JOINT and len(steps) == 2 and all(step.elementwise for step in steps)
+    space: list[Tensor] = []
+    for rows in _rows(first, at_once):
         parts = [p if rows is None else p[rows] for p in parameters]
         middle = None if center is None else center if rows is None else center[rows]
         weights = [part.to(first.device, dtype) for part in parts]
         pulled_to = None if middle is None else middle.to(first.device, dtype)
-        if rule is JOINT and len(steps) == 2 and all(step.elementwise for step in steps):
-            roots, rates = zip(*(s.fraction(rows, dtype, first.device) for s in steps), strict=True)
-            joint_of_two(weights, roots, rates, strength)
+        if two:
+            space = space or [torch.empty_like(weights[0]) for _ in range(4)]
+            free = space if rows is None else [buffer[: len(first[rows])] for buffer in space]
+            pairs = zip(steps, free[:2], strict=True)
+            rates = [cast(float, step.root(rows, out)) for step, out in pairs]
+            joint_of_two(weights, free[:2], rates, strength, free[2:])
         else:
             kept = [step.kept(factor, rows, dtype, first.device) for step in steps]
             rule.apply(weights, kept, strength, pulled_to)
@@ -81,11 +102,12 @@ def penalty_of(
     return total
 
 
-def _rows(tensor: Tensor) -> Iterator[slice | None]:
+def _rows(tensor: Tensor, at_once: int) -> Iterator[slice | None]:
     """Cut a tensor along its first dimension, whatever its order in memory."""
-    if tensor.numel() <= ROWS or tensor.dim() == 0:
+    if tensor.numel() <= at_once or tensor.dim() == 0:
         yield None
         return
-    rows = max(1, ROWS * len(tensor) // tensor.numel())
+    parts = -(-tensor.numel() // at_once)  # of about one size, as a small rest takes as long
+    rows = -(-len(tensor) // parts)
     for start in range(0, len(tensor), rows):
         yield slice(start, start + rows)

@@ -67,7 +67,11 @@ def _joint(weights: Sequence[Tensor], kept: Kept, _: float, __: Tensor | None) -
 
 
 def joint_of_two(
-    weights: Sequence[Tensor], roots: Sequence[Tensor], rates: Sequence[float], strength: float
+    weights: Sequence[Tensor],
+    roots: Sequence[Tensor],
+    rates: Sequence[float],
+    strength: float,
+    space: Sequence[Tensor],
 ) -> None:
     """Do the joint step of two models with D_i = rate_i / root_i: fewer passes over the weights.
 
@@ -76,16 +80,18 @@ def joint_of_two(
         roots: of each element.
         rates: of each model.
         strength: of the pull.
+        space: two tensors of their shape, for what it computes.
 
     >>> weights = [torch.tensor([1.0]), torch.tensor([-1.0])]
-    >>> joint_of_two(weights, [torch.tensor([2.0]), torch.tensor([4.0])], [1.0, 1.0], 2.0)
+    >>> space = [torch.empty(1), torch.empty(1)]
+    >>> joint_of_two(weights, [torch.tensor([2.0]), torch.tensor([4.0])], [1.0, 1.0], 2.0, space)
     >>> [weight.item() for weight in weights]  # D of .5 and .25: the difference is a quarter
     [0.0, -0.5]
     """
     one, two = roots
     pulls = [2.0 * strength * rate for rate in rates]
-    below = (two + pulls[1]).mul_(one).add_(two, alpha=pulls[0])
-    step = (weights[0] - weights[1]).div_(below)
+    below = torch.add(two, pulls[1], out=space[0]).mul_(one).add_(two, alpha=pulls[0])
+    step = torch.sub(weights[0], weights[1], out=space[1]).div_(below)
     weights[0].addcmul_(step, two, value=-pulls[0])
     weights[1].addcmul_(step, one, value=pulls[1])
 

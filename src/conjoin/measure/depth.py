@@ -13,7 +13,7 @@ from conjoin.measure.layers import Layer, group_layers, layers_of
 from conjoin.measure.points import check_alike, check_data, measure
 from conjoin.merging import merge
 from conjoin.records import Record, Split
-from conjoin.repair import has_batchnorm, reestimate_batchnorm
+from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["Layer", "Mode", "group_layers", "layers_of", "merging_by_depth"]
 

@@ -14,7 +14,7 @@ from conjoin.errors import InputError
 from conjoin.measure.points import are_equal, check_alike, check_data, measure
 from conjoin.merging import merge
 from conjoin.records import Record, Split
-from conjoin.repair import has_batchnorm, reestimate_batchnorm
+from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["barriers", "interpolate"]
 

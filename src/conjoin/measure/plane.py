@@ -16,7 +16,7 @@ from conjoin.measure.chunks import as_reals, chunks
 from conjoin.measure.points import check_alike, check_data, measure
 from conjoin.merging import merge
 from conjoin.records import Record, Split
-from conjoin.repair import has_batchnorm, reestimate_batchnorm
+from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["plane"]
 

@@ -23,7 +23,7 @@ from conjoin.experiments.digits.network import PARTS
 from conjoin.experiments.digits.training import TwoHeaded, to_input
 from conjoin.experiments.digits.trainings import TRAININGS, Trainer
 from conjoin.merging import merge
-from conjoin.repair import reestimate_batchnorm
+from conjoin.repairing import reestimate_batchnorm
 from conjoin.stages import Stage
 from conjoin.symmetry.permutations import Permutations
 

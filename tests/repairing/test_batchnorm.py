@@ -11,7 +11,7 @@ from torch import nn
 
 import conjoin
 from conjoin.errors import DataError, InputError
-from conjoin.repair import has_batchnorm, needs_reestimation, reestimate_batchnorm
+from conjoin.repairing import has_batchnorm, needs_reestimation, reestimate_batchnorm
 
 few = settings(deadline=None, max_examples=20)
 

@@ -1,0 +1,1 @@
+"""A model and data -> named tensors: what its layers see."""

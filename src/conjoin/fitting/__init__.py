@@ -1,0 +1,1 @@
+"""Merging with data: the weights of one network from what its parents do on their data."""
