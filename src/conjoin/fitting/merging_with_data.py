@@ -1,0 +1,205 @@
+"""`merge_with_data`: models and unlabelled data of each -> one network, and how it came about."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch  # noqa: F401 (of the example)
+from torch import nn
+
+from conjoin.alignment import Alignment
+from conjoin.batches import Data, size_of
+from conjoin.errors import InputError
+from conjoin.fitting.prepared import Prepared, Settings, prepare
+from conjoin.fitting.report import Choice, FitReport
+from conjoin.fitting.ways import WAYS, together, with_state
+from conjoin.repairing.scoring import Score, score_by_agreement, score_of
+from conjoin.symmetry import Layout, Symmetries
+
+__all__ = ["merge_with_data"]
+
+ALIGNMENTS = ("weights", "activations")
+RIDGES = (0.03, 0.003, 0.3)
+"""Of these, ``auto`` takes what scores best."""
+
+FEW = 500
+"""Examples of each model that settings are chosen with; the result is made with all."""
+
+
+def merge_with_data(
+    models: Sequence[nn.Module],
+    data: Sequence[Data],
+    method: str = "least_squares",
+    *,
+    align: str | Sequence[Alignment] | None = "auto",
+    weights: Sequence[float] | Literal["auto"] | None = None,
+    ridge: float | Literal["auto"] = 0.03,
+    rounds: int = 3,
+    non_diagonal: float = 0.9,
+    private: int = 0,
+    names: Sequence[str] | None = None,
+    validation: Sequence[Data] | Mapping[str, Data] | None = None,
+    symmetries: Symmetries | Layout | None = None,
+    examples: int = 2000,
+    memory: float = 4e9,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+) -> tuple[nn.Module, FitReport]:
+    """Make one network of several trained ones, with unlabelled data of each.
+
+    ``least_squares`` is the most accurate way without training that we know of. Layer after layer,
+    it finds the weights that, on what the merged network itself gives the layer, come closest to
+    what each parent gives on its own data; see `conjoin.fitting.least_squares`. Layers are linear
+    layers, convolutions and normalizations of any model that can be traced; all else is the mean of
+    the aligned models. BatchNorm stays, with the statistics of the merged network.
+
+    ``regmean`` and ``fisher`` are for comparison: see `conjoin.fitting.regmean` and
+    `conjoin.fitting.fisher`. They use the parents' own activations, each layer by itself.
+
+    Args:
+        models: two or more of one structure; not changed.
+        data: a loader of each model: batches of inputs, or of ``(inputs, labels)``. Labels are not
+            looked at.
+        method: ``least_squares``, ``regmean`` or ``fisher``.
+        align: what the models are aligned by first (a method of `conjoin.align`), None for
+            models that are aligned already, alignments of them, or ``auto``: by weights or by
+            activations, whatever scores better.
+        weights: how much each model counts, equally by default. ``auto`` gives more to the model
+            that loses most, as long as the score gets better.
+        ridge: of least squares: how strongly weights are held to the mean of the models', relative
+            to the mean second moment of a layer's inputs. ``auto`` takes what scores best.
+        rounds: of the fit where a ReLU follows; 0 for plain least squares.
+        non_diagonal: of RegMean: what is left of a Gram matrix off its diagonal.
+        private: with least squares, so many of the last layers stay apart, one for each model's
+            task, fitted to it alone. The result is a `TaskNetworks`, which has to be told the task.
+        names: of the tasks, for `private`; "0", "1", ... by default.
+        validation: labelled data of each task, that choices are scored on by accuracy. Without,
+            they are scored by how near the outputs are to the models' own on held-out inputs.
+        symmetries: what `conjoin.find_symmetries` gave; found on the data otherwise.
+        examples: of each model, at most. One in five of them is held out: a layer that the fit
+            makes worse there keeps the mean of the models.
+        memory: bytes that activations, or a matrix of second moments, may take. Beyond, activations
+            are computed again for each layer; a layer with a larger matrix keeps the mean.
+        seed: of the search for the alignment.
+        progress: called with (layers done, layers in all), of all fits.
+
+    Returns:
+        A module of the models' class in eval mode, or a `TaskNetworks`; and what was done.
+
+    Raises:
+        InputError: fewer than two models, not as many data sets, an unknown method, or numbers out
+            of range.
+        DataError: a data set has too few examples.
+        MismatchError: the models differ in structure.
+        NonFiniteError: weights or activations are NaN or infinite.
+        TraceError: the models cannot be traced.
+
+    >>> a = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> x = torch.randn(40, 4)
+    >>> merged, report = merge_with_data([a, a], [[x], [x]])     # of one network with itself
+    >>> bool(torch.allclose(merged(x), a(x), atol=1e-4)), len(report.layers)
+    (True, 2)
+    """
+    began = time.perf_counter()
+    if method not in WAYS:
+        raise InputError(f"methods that merge with data are {', '.join(WAYS)}, not {method!r}")
+    prepared = prepare(models, data, align, names, symmetries, examples, memory, seed, progress)
+    _check(prepared, method, ridge, rounds, private)
+    count = len(prepared.models)
+    settings = Settings(
+        align=ALIGNMENTS[0] if align == "auto" else align if isinstance(align, str) else None,
+        weights=_shares([1.0] * count if weights is None or weights == "auto" else weights, count),
+        ridge=RIDGES[0] if ridge == "auto" else float(ridge),
+        rounds=rounds,
+        non_diagonal=non_diagonal,
+    )
+    choices: dict[Settings, float] = {}
+    scored_by = ""
+    if "auto" in (align, weights, ridge):
+        score = _score(prepared, validation)
+        scored_by = score.measure
+
+        def best_of(options: Iterable[Settings]) -> Settings:
+            for one in options:
+                if one not in choices:
+                    made = WAYS[method](prepared, one, 0, FEW).networks[0]
+                    # Data of the caller fit what the caller gave; held-out data are precise.
+                    found = score.of(made if validation is None else _as_given(prepared, made))
+                    choices[one] = float("-inf") if found is None else found
+            return max(choices, key=lambda one: choices[one])
+
+        if align == "auto":
+            settings = best_of(replace(settings, align=one) for one in ALIGNMENTS)
+        if ridge == "auto":
+            settings = best_of(replace(settings, ridge=one) for one in RIDGES)
+        if weights == "auto":
+            settings = _weighted(settings, count, best_of)
+    final = WAYS[method](prepared, settings, private, examples)
+    networks = [_as_given(prepared, network) for network in final.networks]
+    named = dict(zip(prepared.names, networks, strict=bool(private)))
+    result = together(named, final.private) if private else networks[0]
+    return result, FitReport(
+        method,
+        {**_named(method, settings), "private": private},
+        tuple(final.layers),
+        prepared.objectives(settings.align),
+        tuple(Choice(_named(method, one), value) for one, value in choices.items()),
+        scored_by,
+        tuple(sum(map(size_of, part)) for part in prepared.data),
+        tuple(sum(map(size_of, part)) for part in prepared.held),
+        time.perf_counter() - began,
+    )
+
+
+def _score(prepared: Prepared, validation: Sequence[Data] | Mapping[str, Data] | None) -> Score:
+    if validation is not None:
+        return score_of(validation, prepared.original)
+    return score_by_agreement(prepared.held, prepared.models)
+
+
+def _as_given(prepared: Prepared, network: nn.Module) -> nn.Module:
+    """Give a network in the dtypes of the models that were given."""
+    return with_state(prepared.original[0], network.state_dict())
+
+
+def _weighted(
+    settings: Settings, count: int, best_of: Callable[[Iterable[Settings]], Settings]
+) -> Settings:
+    """Give more to one model after the other, as long as the score gets better."""
+    best = best_of([settings])
+    for number in range(count):
+        while True:
+            raised = [w * (2 if n == number else 1) for n, w in enumerate(best.weights)]
+            tried = replace(best, weights=_shares(raised, count))
+            if best_of([tried]) is not tried:
+                break
+            best = tried
+    return best
+
+
+def _named(method: str, settings: Settings) -> dict[str, Any]:
+    shares = tuple(round(weight, 4) for weight in settings.weights)
+    found: dict[str, Any] = {"align": settings.align or "no", "weights": shares}
+    if method == "least_squares":
+        return {**found, "ridge": settings.ridge, "rounds": settings.rounds}
+    return {**found, "non_diagonal": settings.non_diagonal} if method == "regmean" else found
+
+
+def _shares(weights: Sequence[float], count: int) -> tuple[float, ...]:
+    found = [float(weight) for weight in weights]
+    if len(found) != count or not all(0 < w < float("inf") for w in found):
+        raise InputError(f"weights= needs {count} positive numbers, one for each model: {found}")
+    # Rounded, so that doubling and halving lead back to what was tried before.
+    return tuple(round(weight / sum(found), 12) for weight in found)
+
+
+def _check(prepared: Prepared, method: str, ridge: Any, rounds: int, private: int) -> None:
+    if ridge != "auto" and not 0 <= ridge < float("inf"):
+        raise InputError(f"ridge= must be 0 or more, or 'auto', not {ridge}")
+    if rounds < 0 or private < 0:
+        raise InputError("rounds= and private= are numbers of rounds and layers, 0 or more")
+    if private > len(prepared.layers):
+        raise InputError(f"private= is at most the number of layers, {len(prepared.layers)}")
+    if private and method != "least_squares":
+        raise InputError("private= is for least_squares")

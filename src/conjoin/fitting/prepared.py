@@ -1,0 +1,175 @@
+"""What merging with data starts from: models, their data, and the models in one order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from conjoin.alignment import Alignment, align
+from conjoin.batches import Data, Inputs, device_of, map_inputs, size_of
+from conjoin.data_statistics.execution import Program
+from conjoin.data_statistics.layers import Layer, layers_of
+from conjoin.errors import InputError
+from conjoin.repairing.held_out import read, split
+from conjoin.symmetry import Layout, Symmetries, find_symmetries
+from conjoin.symmetry.copies import fresh_copy
+from conjoin.symmetry.tracing import trace
+
+__all__ = ["Prepared", "Settings", "first_of", "precise", "prepare"]
+
+ALIGNED_ON = 500
+"""Examples of each model that activations are compared on."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a merge is made.
+
+    Args:
+        align: method of `conjoin.align`; None for what was given, or nothing.
+        weights: how much each model counts; their sum is 1.
+        ridge: of least squares.
+        rounds: of least squares.
+        non_diagonal: of RegMean.
+    """
+
+    align: str | None
+    weights: tuple[float, ...]
+    ridge: float
+    rounds: int
+    non_diagonal: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What stays the same from one choice of settings to another.
+
+    Args:
+        original: the models as they were given; the result is a copy of the first.
+        models: float32 where their own precision is lower.
+        names: of their tasks.
+        data: batches of each model's inputs, on the models' device.
+        held: further ones that nothing is fitted on.
+        program: of all models.
+        layers: of it.
+        symmetries: for alignment.
+        given: alignments that were given.
+        memory: bytes.
+        seed: of the search for alignments.
+        progress: see `merge_with_data`.
+    """
+
+    original: Sequence[nn.Module]
+    models: Sequence[nn.Module]
+    names: Sequence[str]
+    data: Sequence[Sequence[Inputs]]
+    held: Sequence[Sequence[Inputs]]
+    program: Program
+    layers: Sequence[Layer]
+    symmetries: Symmetries | Layout | None
+    given: Sequence[Alignment] | None
+    memory: int
+    seed: int
+    progress: Callable[[int, int], None]
+    _found: dict[str | None, Sequence[Alignment]] = field(default_factory=dict)
+
+    def aligned(self, method: str | None) -> list[nn.Module]:
+        """Give the models in one order of their units."""
+        found = self._alignments(method)
+        if not found:
+            return list(self.models)
+        return [one.apply(model) for one, model in zip(found, self.models, strict=True)]
+
+    def objectives(self, method: str | None) -> tuple[float, ...]:
+        """Give how near the aligned models' weights are to those of the others."""
+        return tuple(one.objective for one in self._alignments(method))
+
+    def _alignments(self, method: str | None) -> Sequence[Alignment]:
+        if method is None:
+            return self.given or ()
+        if method not in self._found:
+            data = [batch for part in self.data for batch in first_of(part, ALIGNED_ON)]
+            self._found[method] = align(
+                list(self.models),
+                symmetries=self.symmetries,
+                data=None if method == "weights" else data,
+                method=method,
+                seed=self.seed,
+            )
+        return self._found[method]
+
+
+def prepare(
+    models: Sequence[nn.Module],
+    data: Sequence[Data],
+    alignment: str | Sequence[Alignment] | None,
+    names: Sequence[str] | None,
+    symmetries: Symmetries | Layout | None,
+    examples: int,
+    memory: float,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Prepared:
+    """Read the data and trace the first model; see `merge_with_data` for all arguments."""
+    count = len(models)
+    if count < 2:
+        raise InputError(f"merge_with_data takes two or more models, not {count}")
+    if not isinstance(data, Sequence) or len(data) != count:
+        raise InputError(f"data= needs a loader for each of the {count} models, in a list")
+    labels = [str(number) for number in range(count)] if names is None else list(names)
+    if len(labels) != count or len(set(labels)) != count:
+        raise InputError(f"names= needs {count} different ones, of the models' tasks")
+    given = None if alignment is None or isinstance(alignment, str) else list(alignment)
+    if given is not None and len(given) != count:
+        raise InputError(f"align= needs an Alignment of each of the {count} models")
+    device = device_of(models[0]) or torch.device("cpu")
+    sets = [
+        [map_inputs(batch, lambda t: precise(t.to(device))) for batch in part]
+        for part in read(data, count, examples, 250)
+    ]
+    fitted, held = split(sets)
+    own = [_precise_module(model) for model in models]
+    example = _two(fitted[0][0])
+    traced = trace(own[0], example)
+    if symmetries is None and isinstance(alignment, str):
+        symmetries = find_symmetries(own[0], example)
+    return Prepared(
+        list(models), own, labels, fitted, held, Program(traced), layers_of(traced), symmetries,
+        given, int(memory), seed, progress,
+    )  # fmt: skip
+
+
+def first_of(batches: Sequence[Inputs], examples: int) -> list[Inputs]:
+    """Give the first examples of some batches.
+
+    >>> [len(batch) for batch in first_of([torch.zeros(3), torch.zeros(3)], 4)]
+    [3, 1]
+    """
+    found: list[Inputs] = []
+    left = examples
+    for batch in batches:
+        if left <= 0:
+            break
+        found.append(map_inputs(batch, lambda t, left=left: t[:left]))
+        left -= size_of(batch)
+    return found
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Give a tensor as float32, if its own precision is lower."""
+    low = tensor.is_floating_point() and tensor.dtype.itemsize < 4
+    return tensor.float() if low else tensor
+
+
+def _precise_module(module: nn.Module) -> nn.Module:
+    if all(precise(parameter) is parameter for parameter in module.parameters()):
+        return module
+    return fresh_copy(module).float()
+
+
+def _two(batch: Inputs) -> Inputs:
+    """Give an example batch of two, that a model is traced on."""
+    if size_of(batch) >= 2:
+        return map_inputs(batch, lambda t: t[:2])
+    return map_inputs(batch, lambda t: torch.cat([t, t]))

@@ -1,0 +1,87 @@
+"""What merging with data did: layer by layer, and what was chosen."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from conjoin.fitting.least_squares import FittedLayer
+
+__all__ = ["Choice", "FitReport"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Settings that were tried.
+
+    Args:
+        settings: name -> value.
+        score: on validation data, larger is better: see `FitReport.scored_by`.
+    """
+
+    settings: Mapping[str, Any]
+    score: float
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What `merge_with_data` did.
+
+    Args:
+        method: by name.
+        settings: that the result was made with.
+        layers: what was done with each; empty for methods that fit none.
+        aligned: of each model, the mean cosine between its weights and those of the first model
+            after alignment; 1 for the first.
+        choices: what was tried, in this order; empty if nothing was to be chosen.
+        scored_by: what the score of a choice is.
+        examples: of each model that were used.
+        held_out: of each model, of those, that nothing was fitted on.
+        seconds: that all of it took.
+    """
+
+    method: str
+    settings: Mapping[str, Any]
+    layers: tuple[FittedLayer, ...]
+    aligned: tuple[float, ...]
+    choices: tuple[Choice, ...]
+    scored_by: str
+    examples: tuple[int, ...]
+    held_out: tuple[int, ...]
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Give numbers, texts, lists and dicts; NaN is None."""
+        return _plain(asdict(self))  # type: ignore[no-any-return]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.method}: " + ", ".join(f"{k} {_shown(v)}" for k, v in self.settings.items())
+        ]
+        for choice in self.choices:
+            tried = ", ".join(f"{k} {_shown(v)}" for k, v in choice.settings.items())
+            lines.append(f"  tried {tried}: {choice.score:.4f} ({self.scored_by})")
+        if self.layers:
+            width = max(len(layer.name) for layer in self.layers)
+            lines.append("distance from the parents, in units of their variance, held-out data:")
+            lines.append(f"  {'layer'.ljust(width)}   mean of weights    fitted")
+            for one in self.layers:
+                note = f"  left: {one.left}" if one.left else ""
+                lines.append(
+                    f"  {one.name.ljust(width)}  {one.before:15.3f}  {one.after:8.3f}{note}"
+                )
+        return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ":".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,65 @@
+"""What a layer of the merged network is fitted to: its inputs, and a parent's outputs, as rows."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from conjoin.data_statistics.features import rows_of_inputs, rows_of_outputs
+from conjoin.data_statistics.layers import Layer
+
+__all__ = ["is_rectified", "rows"]
+
+aten = torch.ops.aten
+
+
+def rows(
+    layer: Layer, inputs: Tensor, outputs: Tensor, shape: tuple[int, ...]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give ([groups, rows, features], [groups, rows, outputs]), a few examples at a time.
+
+    A normalization is fitted channel by channel: each is a group of one feature.
+
+    Args:
+        layer: what is fitted.
+        inputs: of the layer in the merged network.
+        outputs: of the layer in a parent, after its BatchNorm.
+        shape: of the layer's weight.
+    """
+    if layer.kind == "scale":
+        normalized = _normalized(layer, inputs)
+        yield tuple(_channels(layer, value) for value in (normalized, outputs))  # type: ignore[misc]
+        return
+    for examples, found in rows_of_inputs(layer, inputs, shape):
+        yield found, rows_of_outputs(layer, outputs[examples])
+
+
+def is_rectified(layer: Layer) -> bool:
+    """Whether what a layer gives is seen through a ReLU only: how far below 0 does not matter.
+
+    What takes the largest of several outputs may come between.
+    """
+    nodes, seen = [layer.end], 0
+    while nodes:
+        for user in nodes.pop().users:
+            if user.target in (aten.relu.default, aten.relu_.default):
+                seen += 1
+            elif "max_pool" in str(user.target):
+                nodes += [value for value in user.users if value.args[1] == 0]
+            else:
+                return False
+    return seen > 0
+
+
+def _channels(layer: Layer, value: Tensor) -> Tensor:
+    return value.movedim(layer.axis, -1).flatten(0, -2).T[:, :, None]
+
+
+def _normalized(layer: Layer, inputs: Tensor) -> Tensor:
+    """Give what a normalization scales: its input, brought to mean 0 and variance 1 or not."""
+    if layer.norm is not None or layer.node.target is aten.mul.Tensor:
+        return inputs
+    arguments = cast(Any, layer.node.args[0]).args
+    return F.layer_norm(inputs, arguments[1], eps=arguments[4])

@@ -1,0 +1,362 @@
+"""Properties of merging with data, and bad input."""
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import conjoin
+from conjoin.errors import DataError, InputError, MismatchError, NonFiniteError
+from conjoin.fitting import merge_with_data
+from conjoin.modules import TaskNetworks
+
+
+class Block(nn.Module):
+    """A residual block: depthwise and grouped convolutions, a concatenation, BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
+        self.norm = nn.BatchNorm2d(6)
+        self.grouped = nn.Conv2d(6, 4, 3, padding=1, groups=2)
+        self.alone = nn.BatchNorm2d(10)
+        self.back = nn.Conv2d(10, 6, 1)
+
+    def forward(self, x):
+        new = self.grouped(F.relu(self.norm(self.depthwise(x))))
+        return x + self.back(F.relu(self.alone(torch.cat([x, new], 1))))
+
+
+class Tokens(nn.Module):
+    """Attention, both kinds of its projections, LayerNorm and RMSNorm, an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(9, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8, bias=False)
+        self.last = nn.RMSNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        x = self.norm(x + self.attention(x, x, x, need_weights=False)[0])
+        x = self.last(x + self.down(F.gelu(self.up(x))))
+        return self.head(x.mean(1))
+
+
+def mlp(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
+    ).eval()
+
+
+def images(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, stride=2, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        Block(),
+        nn.Flatten(),
+        nn.Linear(54, 3),
+    ).eval()
+
+
+def tokens(seed=0):
+    torch.manual_seed(seed)
+    return Tokens().eval()
+
+
+def lively(net, seed=1):
+    """Give BatchNorm statistics and affine weights that are not those of a new network."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in net.modules():
+            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.RMSNorm):
+                for tensor in part.state_dict(keep_vars=True).values():
+                    if tensor.is_floating_point():
+                        noise = torch.rand(tensor.shape, generator=generator)
+                        tensor.copy_(0.5 + noise)
+    return net
+
+
+def batches(kind, count, seed=0, size=20):
+    generator = torch.Generator().manual_seed(seed)
+    shape = {mlp: (5,), images: (2, 13, 13), tokens: (6,)}[kind]
+    if kind is tokens:
+        return list(torch.randint(9, (count, *shape), generator=generator).split(size))
+    return list(torch.randn(count, *shape, generator=generator).split(size))
+
+
+KINDS = [mlp, images, tokens]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_with_itself_is_that_network(kind):
+    net = lively(kind())
+    data = [batches(kind, 100, seed) for seed in (0, 1)]
+    merged, report = merge_with_data([net, copy.deepcopy(net)], data, align=None)
+    for part in data:
+        for batch in part:
+            torch.testing.assert_close(merged(batch), net(batch), rtol=1e-3, atol=1e-3)
+    assert type(merged) is type(net)
+    assert all(layer.after < 1e-6 for layer in report.layers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_layer_is_fitted(kind):
+    nets = [lively(kind(seed), seed) for seed in (0, 1)]
+    data = [batches(kind, 200, seed) for seed in (0, 1)]
+    _, report = merge_with_data(nets, data, align=None)
+    wanted = {
+        mlp: ["0", "3", "5"],
+        images: ["0", "4.depthwise", "4.grouped", "4.alone", "4.back", "6"],
+        tokens: [
+            "attention.in_proj_weight",
+            "attention.out_proj",
+            "norm",
+            "up",
+            "down",
+            "last",
+            "head",
+        ],
+    }[kind]
+    assert [layer.name for layer in report.layers] == wanted
+    assert all(layer.after <= layer.before for layer in report.layers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fitting_comes_nearer_to_both_parents_than_averaging(kind):
+    nets = [lively(kind(seed), seed) for seed in (0, 1)]
+    data = [batches(kind, 400, seed) for seed in (0, 1)]
+    fresh = [torch.cat(batches(kind, 300, seed)) for seed in (5, 6)]
+    merged, _ = merge_with_data(nets, data, align=None, ridge=1e-3)
+    mean = conjoin.merge(nets)
+    if kind is not tokens:
+        mean = conjoin.reestimate_batchnorm(mean, *data)
+
+    def distance(net):
+        with torch.no_grad():
+            return sum(F.mse_loss(net(x), own(x)) for own, x in zip(nets, fresh, strict=True))
+
+    assert distance(merged) < 0.9 * distance(mean)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shuffled_parent_changes_nothing(kind):
+    nets = [lively(kind()), lively(kind())]
+    with torch.no_grad():
+        for parameter in nets[1].parameters():
+            parameter += 0.1 * parameter.std(correction=0) * torch.randn_like(parameter)
+    data = [batches(kind, 200, seed) for seed in (0, 1)]
+    symmetries = conjoin.find_symmetries(nets[0], data[0][0])
+    shuffled = symmetries.sample(torch.Generator().manual_seed(3)).apply(nets[1])
+    one, two = (
+        merge_with_data([nets[0], other], data, align="weights", symmetries=symmetries)[0]
+        for other in (nets[1], shuffled)
+    )
+    for part in data:
+        for batch in part:
+            torch.testing.assert_close(one(batch), two(batch), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_of_one_and_of_many_agree(kind):
+    nets = [lively(kind(seed), seed).double() for seed in (0, 1)]
+    made = []
+    for size in (1, 7, 60):
+        data = [batches(kind, 60, seed, size) for seed in (0, 1)]
+        data = [[b if kind is tokens else b.double() for b in part] for part in data]
+        made.append(merge_with_data(nets, data, align=None)[0].state_dict())
+    for one, other in pairwise(made):
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], rtol=1e-6, atol=1e-7)
+
+
+def test_inputs_stay_as_they_are():
+    nets = [lively(images(seed), seed).train() for seed in (0, 1)]
+    before = [{n: t.clone() for n, t in net.state_dict().items()} for net in nets]
+    data = [batches(images, 40, seed) for seed in (0, 1)]
+    merge_with_data(nets, data)
+    for net, old in zip(nets, before, strict=True):
+        assert all(torch.equal(t, old[n]) for n, t in net.state_dict().items())
+        assert all(part.training for part in net.modules())
+
+
+def test_batchnorm_keeps_the_statistics_of_the_merged_network():
+    nets = [lively(images(seed), seed) for seed in (0, 1)]
+    data = [batches(images, 200, seed) for seed in (0, 1)]
+    merged, _ = merge_with_data(nets, data, align=None)
+    # One in five examples was held out, and is none of those that the statistics are of.
+    used = [torch.cat(part)[[n for n in range(200) if n % 5 != 4]] for part in data]
+    again = conjoin.reestimate_batchnorm(merged, *[[x] for x in used])
+    for name, tensor in merged.state_dict().items():
+        if "running_mean" in name:
+            torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+        if "running_var" in name:  # with Bessel's correction there
+            torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-2, atol=1e-4)
+
+
+def test_private_layers_are_the_tasks_own_and_the_rest_is_shared():
+    nets = [lively(mlp(seed), seed) for seed in (0, 1)]
+    data = [batches(mlp, 300, seed) for seed in (0, 1)]
+    one, _ = merge_with_data(nets, data, align="weights")
+    merged, report = merge_with_data(nets, data, align="weights", private=2, names=["a", "b"])
+    assert isinstance(merged, TaskNetworks)
+    assert report.settings["private"] == 2
+    a, b = merged.for_task("a"), merged.for_task("b")
+    assert a[0].weight is b[0].weight
+    assert a[1].bias is b[1].bias
+    assert a[3].weight is not b[3].weight
+    assert not torch.equal(a[3].weight, b[3].weight)
+    assert torch.equal(a[0].weight, one[0].weight)
+    apart = [
+        F.mse_loss(net(torch.cat(x)), own(torch.cat(x)))
+        for net, own, x in [(a, nets[0], data[0]), (b, nets[1], data[1])]
+    ]
+    together = [
+        F.mse_loss(one(torch.cat(x)), own(torch.cat(x))) for own, x in zip(nets, data, strict=True)
+    ]
+    assert all(p < t for p, t in zip(apart, together, strict=True))
+
+
+def test_all_private_are_the_parents():
+    nets = [lively(images(seed), seed) for seed in (0, 1)]
+    data = [batches(images, 400, seed) for seed in (0, 1)]
+    merged, _ = merge_with_data(nets, data, align=None, private=6, ridge=1e-9, rounds=0)
+    for name, net, part in zip("01", nets, data, strict=True):
+        x = torch.cat(part)
+        torch.testing.assert_close(merged(x, task=name), net(x), rtol=1e-2, atol=1e-2)
+
+
+def test_a_model_that_counts_more_is_met_more_closely():
+    nets = [lively(mlp(seed), seed) for seed in (0, 1, 2)]
+    data = [batches(mlp, 300, seed) for seed in (0, 1, 2)]
+    x = torch.cat(data[2])
+    apart = []
+    for weight in (0.1, 1.0, 30.0):
+        merged, _ = merge_with_data(nets, data, align=None, weights=[1, 1, weight])
+        apart.append(F.mse_loss(merged(x), nets[2](x)).item())
+    assert apart[0] > apart[1] > apart[2]
+
+
+def test_weights_and_alignment_are_chosen_on_validation_data():
+    nets = [lively(mlp(seed), seed) for seed in (0, 1)]
+    data = [batches(mlp, 300, seed) for seed in (0, 1)]
+    labels = [
+        (torch.cat(x), net(torch.cat(x)).argmax(1)) for net, x in zip(nets, data, strict=True)
+    ]
+    for validation in (None, labels):
+        _, report = merge_with_data(nets, data, weights="auto", validation=validation)
+        best = max(report.choices, key=lambda one: one.score)
+        assert {n: report.settings[n] for n in best.settings} == best.settings
+        assert {one.settings["align"] for one in report.choices} == {"weights", "activations"}
+        assert ("accuracy" in report.scored_by) == (validation is not None)
+
+
+@pytest.mark.parametrize("keep", [4e9, 1e4])
+def test_little_memory_changes_nothing_but_time(keep):
+    nets = [lively(mlp(seed), seed) for seed in (0, 1)]
+    data = [batches(mlp, 100, seed) for seed in (0, 1)]
+    merged, _ = merge_with_data(nets, data, align=None, memory=keep)
+    wanted, _ = merge_with_data(nets, data, align=None)
+    assert all(torch.equal(t, wanted.state_dict()[n]) for n, t in merged.state_dict().items())
+
+
+def test_a_layer_too_wide_for_memory_keeps_the_mean():
+    nets = [lively(mlp(seed), seed) for seed in (0, 1)]
+    data = [batches(mlp, 100, seed) for seed in (0, 1)]
+    merged, report = merge_with_data(nets, data, align=None, memory=400)
+    left = {layer.name: layer.left for layer in report.layers}
+    assert left["0"] == ""
+    assert "Gram matrix needs" in left["3"]
+    torch.testing.assert_close(merged[3].weight, (nets[0][3].weight + nets[1][3].weight) / 2)
+    assert "left" in str(report)
+
+
+def test_dead_units_and_fewer_examples_than_features():
+    nets = [lively(mlp(seed), seed) for seed in (0, 1)]
+    with torch.no_grad():
+        for net in nets:
+            net[0].weight[:3] = 0
+            net[1].weight[:3] = 0
+            net[1].bias[:3] = -1
+    data = [batches(mlp, 10, seed) for seed in (0, 1)]
+    for ridge in (0.0, 0.03):
+        merged, _ = merge_with_data(nets, data, align=None, ridge=ridge)
+        assert all(t.isfinite().all() for t in merged.state_dict().values())
+
+
+def test_bfloat16_stays():
+    nets = [lively(mlp(seed), seed).bfloat16() for seed in (0, 1)]
+    data = [[b.bfloat16() for b in batches(mlp, 100, seed)] for seed in (0, 1)]
+    merged, _ = merge_with_data(nets, data)
+    assert {t.dtype for t in merged.parameters()} == {torch.bfloat16}
+
+
+def test_same_seed_same_bits():
+    nets = [lively(images(seed), seed) for seed in (0, 1)]
+    data = [batches(images, 60, seed) for seed in (0, 1)]
+    one, two = (merge_with_data(nets, data, seed=4)[0].state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_report_can_be_written():
+    import json
+
+    nets = [mlp(0), mlp(1)]
+    _, report = merge_with_data(nets, [batches(mlp, 50, s) for s in (0, 1)])
+    again = json.loads(json.dumps(report.to_json()))
+    assert again["layers"][0]["name"] == "0"
+    assert again["examples"] == [40, 40]
+    assert "mean of weights" in str(report)
+
+
+GOOD = [[torch.zeros(10, 5)], [torch.zeros(10, 5)]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "magic"}, "least_squares, regmean, fisher"),
+        ({"data": GOOD[:1]}, "a loader for each of the 2 models"),
+        ({"weights": [1.0]}, "2 positive numbers"),
+        ({"weights": [1.0, -1.0]}, "2 positive numbers"),
+        ({"ridge": -1.0}, "0 or more"),
+        ({"rounds": -1}, "0 or more"),
+        ({"private": 9}, "at most the number of layers, 3"),
+        ({"names": ["a", "a"]}, "2 different ones"),
+        ({"align": "magic"}, "methods are auto"),
+        ({"models": [mlp()]}, "two or more"),
+    ],
+)
+def test_what_cannot_be(settings, message):
+    given = {"models": [mlp(0), mlp(1)], "data": GOOD, **settings}
+    with pytest.raises(InputError, match=message):
+        merge_with_data(**given)
+
+
+def test_data_that_give_nothing():
+    with pytest.raises(DataError, match="data set 2"):
+        merge_with_data([mlp(0), mlp(1)], [[torch.randn(10, 5)], []])
+
+
+def test_models_of_different_structure():
+    other = nn.Sequential(*mlp()[:-1], nn.Linear(8, 4))
+    with pytest.raises(MismatchError, match=r"5\.weight"):
+        merge_with_data([mlp(), other], [batches(mlp, 20), batches(mlp, 20)])
+
+
+@pytest.mark.parametrize("align", [None, "activations"])
+def test_activations_that_are_not_numbers(align):
+    data = [batches(mlp, 20), batches(mlp, 20)]
+    data[1][0][3, 2] = float("nan")
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
+        merge_with_data([mlp(0), mlp(1)], data, align=align)
