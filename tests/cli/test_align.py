@@ -153,6 +153,86 @@ def test_files_that_do_not_fit(run, project, arguments, message):
     assert message in " ".join(result.stderr.split())
 
 
+@pytest.fixture
+def third(project):
+    """One more shuffled copy, in a file of torch.save."""
+    net, planted = project
+    save(planted.apply(planted.apply(net)), "c.pt")
+    return project
+
+
+MANY = ("align", "a.safetensors", "b.safetensors", "c.pt")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["--model", "net.py:Net", "--inputs", "4"],
+        ["--model", "net.py:Net", "--data", "net.py:loaders"],
+        ["--symmetries", "planted.safetensors"],
+    ],
+    ids=["weights", "activations", "files"],
+)
+def test_several_files_are_put_into_the_order_of_the_first(run, third, how):
+    net, planted = third
+    result = run(*MANY, *how, "-o", "aligned", "--save-order", "orders", "--json")
+    names = ("a.safetensors", "b.safetensors", "c.pt")
+    assert {path.name for path in Path("aligned").iterdir()} == set(names)
+    for name in names:
+        found = open_checkpoint(Path("aligned", name))
+        assert all(torch.equal(found[key], tensor) for key, tensor in net.state_dict().items())
+    back = planted.inverse()
+    orders = [Permutations.load(Path("orders", f"{name}.safetensors")) for name in "abc"]
+    assert orders[0].is_identity()
+    assert orders[1:] == [back, back.after(back)]
+    reports = json.loads(result.stdout)["models"]
+    assert [report["model"] for report in reports] == list(names)
+    assert [report["to"] for report in reports] == [None] * 3
+    assert [report["out"] for report in reports] == [str(Path("aligned", name)) for name in names]
+    assert all(report["objective"] == pytest.approx(1) for report in reports)
+
+
+def test_a_table_for_each_of_several_files(run, third):
+    before = set(Path().rglob("*"))
+    result = run(*MANY, "--symmetries", "planted.safetensors")
+    assert [line for line in result.stdout.splitlines() if line.endswith(":")] == [
+        f"{name}:" for name in MANY[1:]
+    ]
+    assert result.stdout.count("2 groups; mean cosine of layers") == 3
+    assert set(Path().rglob("*")) == before
+
+
+def test_what_cannot_be_done_with_several_files_is_said_and_nothing_is_written(run, third):
+    before = set(Path().rglob("*"))
+    how = ("--symmetries", "planted.safetensors")
+    for arguments, message in [
+        (["align", "a.safetensors"], "a reference, --to REFERENCE, or two or more files"),
+        ([*MANY, "--to", "a.safetensors"], "--to is for one file, and 3 are given"),
+        ([*MANY, "-o", "out.safetensors"], "--out out.safetensors is to be a folder"),
+        ([*MANY, "--save-order", "a.safetensors"], "--save-order a.safetensors is to be a folder"),
+        ([*MANY, "-o", "x/y"], "there is no folder x"),
+        ([*MANY, "b.safetensors", "-o", "x"], "two files would be written as"),
+        ([*MANY, "-o", "x", "--save-order", "x"], "give two folders"),
+    ]:
+        result = run(*arguments, *how, code=2)
+        assert message in " ".join(result.stderr.split())
+    result = run(*MANY[:3], "flat.safetensors", *how, "-o", "x", code=1)
+    assert "model 2" in result.stderr
+    assert set(Path().rglob("*")) == before
+    Path("aligned").mkdir()
+    save({"x": torch.ones(1)}, "aligned/b.safetensors")
+    result = run(*MANY, *how, "-o", "aligned", code=1)
+    assert "--overwrite" in result.stderr
+    run(*MANY, *how, "-o", "aligned", "--overwrite")
+    assert len(open_checkpoint("aligned/b.safetensors")) > 1
+
+
+def test_help_says_what_is_written_and_shows_examples(run):
+    text = " ".join(run("align", "--help").stdout.split())
+    assert "Writes OUT" in text
+    assert text.count("conjoin align ") >= 2
+
+
 def test_files_of_other_structure(run, project):
     result = run(
         *("align", "flat.safetensors", "--to", "a.safetensors"),

@@ -72,8 +72,8 @@ CASES = {
     "positions": Case(
         lambda m, x: m.b(m.a(x) + m.p[:, : x.shape[1]]),
         lambda: {**_ends(), "p": parameter(1, 8, 6)},
-        # Beyond the tokens that the example has, positions are not used.
-        ("6: a.weight:1 p:2 b.weight:1", "3 in p:2: p:1"),
+        # Longer texts read the positions beyond those of the example, each in its place.
+        ("6: a.weight:1 p:2 b.weight:1",),
     ),
     "index": Case(
         lambda m, x: m.b(m.p[x]) + m.c(m.p[:, m.i].mT.mean(1)),

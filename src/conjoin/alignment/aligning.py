@@ -2,26 +2,26 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, overload
+from dataclasses import replace
+from itertools import combinations
+from math import prod
+from typing import Any, overload
 
-import torch
 from torch import Tensor, nn
 
-from conjoin.alignment.activations import correlate
-from conjoin.alignment.blocks import Block, blocks_of, reordered
-from conjoin.alignment.gains import gain_of
-from conjoin.alignment.matching import STARTS, Descent, Problem, match
+from conjoin.alignment.activations import Correlations, correlate
+from conjoin.alignment.blocks import Block, blocks_of
+from conjoin.alignment.matched import Alignment, Matched, cosines_of, mutual_of
+from conjoin.alignment.matching import STARTS, weighed
+from conjoin.alignment.together import Models, Together, match_together
 from conjoin.batches import Inputs, inputs_of
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint, describe_name_difference
 from conjoin.errors import InputError, MismatchError, NonFiniteError
-from conjoin.symmetry import Layout, Permutations, ReorderedCheckpoint, Symmetries, find_symmetries
-from conjoin.symmetry.reordering import Orders
+from conjoin.symmetry import Layout, Permutations, Symmetries, find_symmetries
 
 __all__ = ["Alignment", "Matched", "align"]
 
 Model = nn.Module | Mapping[str, Tensor]
-M = TypeVar("M", bound=nn.Module)
 
 
 METHODS = {"weights": 0.0, "activations": 1.0, "mixed": 0.5}
@@ -31,62 +31,13 @@ LEAST = 1e-3
 """How much weights count where activations decide: for units whose activations are not seen."""
 
 
-@dataclass(frozen=True)
-class Matched:
-    """How well the units of a group were matched.
-
-    Args:
-        name: of the group.
-        size: number of units.
-        moved: share of units that are not where they were.
-        before: mean cosine between the weights of a unit and those of the reference's unit in its
-            place, as the model was; every weight that the unit reads or writes with counts.
-        after: the same after alignment.
-        mutual: share of units that are each other's best match: near 1 where the match is certain,
-            and near 0 where it is hardly better than another.
-    """
-
-    name: str
-    size: int
-    moved: float
-    before: float
-    after: float
-    mutual: float
+CERTAIN = 0.8
+"""Share of units that are each other's best match, from which on models have a common origin: where
+one was made of the other, it is above .95 up to noise of three times its size; between networks
+trained from different starts, .5 to .6."""
 
 
-@dataclass(frozen=True)
-class Alignment:
-    """The order of a model's units that fits the reference best.
-
-    Args:
-        permutations: what the model is to be reordered by.
-        groups: how well each was matched.
-        objective: how close the weights are: the mean over layers of the cosine between those of
-            their weights that may move; 1 for equal models.
-        before: the same, as the model was.
-        starts: what each start of the search has reached of what it was to match, divided by the
-            number of layers; the best one first.
-        seconds: that it took.
-    """
-
-    permutations: Permutations
-    groups: tuple[Matched, ...]
-    objective: float
-    before: float
-    starts: tuple[tuple[str, float], ...]
-    seconds: float
-
-    @overload
-    def apply(self, model: M) -> M: ...
-    @overload
-    def apply(self, model: Checkpoint) -> ReorderedCheckpoint: ...  # type: ignore[overload-overlap]
-    @overload
-    def apply(self, model: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
-    def apply(self, model: Any) -> Any:
-        """Give the aligned copy of the model; see `Permutations.apply`."""
-        return self.permutations.apply(model)
-
-
+@overload
 def align(
     model: Model,
     to: Model,
@@ -97,43 +48,85 @@ def align(
     symmetries: Symmetries | Layout | None = None,
     starts: Sequence[str] = STARTS,
     seed: int = 0,
+    progress: Callable[[int, int], None] = ...,
+) -> Alignment: ...
+@overload
+def align(
+    model: Sequence[Model],
+    to: None = None,
+    example_inputs: Inputs | None = None,
+    *,
+    data: Iterable[Any] | None = None,
+    method: str = "auto",
+    symmetries: Symmetries | Layout | None = None,
+    starts: Sequence[str] = STARTS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = ...,
+) -> list[Alignment]: ...
+def align(
+    model: Model | Sequence[Model],
+    to: Model | None = None,
+    example_inputs: Inputs | None = None,
+    *,
+    data: Iterable[Any] | None = None,
+    method: str = "auto",
+    symmetries: Symmetries | Layout | None = None,
+    starts: Sequence[str] = STARTS,
+    seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
-) -> Alignment:
+) -> Alignment | list[Alignment]:
     """Find the order of a model's units in which they mean what those of a reference mean.
 
     The reordered model computes what the model computes. Only then can its weights be combined
     with those of the reference unit by unit.
 
+    A list of models is aligned to their common centre: each gets one order, so that the sum over
+    all pairs is best. What two orders say of two models never contradicts a third. Of all ways to
+    number the units that they have in common, it takes that of the first model, which keeps its
+    order; none is a reference. ``align([a, b])`` gives ``align(b, to=a)`` as its second.
+
     Args:
-        model: what is to be aligned: a module or named tensors; not changed.
-        to: the reference, of the same structure.
-        example_inputs: a batch of two or more that the symmetries of the reference are found on.
-        data: batches of inputs, or of ``(inputs, labels)``, that activations are compared on.
+        model: what is to be aligned: a module or named tensors, or a list of two or more of them;
+            not changed.
+        to: the reference, of the same structure; none for a list.
+        example_inputs: a batch of two or more that the symmetries of the reference, or of the first
+            model of a list, are found on.
+        data: batches of inputs, or of ``(inputs, labels)``, that activations are compared on; gone
+            through once for each pair of models.
         method: ``weights`` matches the weights that units read and write with; ``activations``
             matches units that fire alike on `data`, and those that no layer reads by their
             weights; ``mixed`` adds up both. ``auto`` is ``activations`` where there are data.
         symmetries: what `conjoin.find_symmetries` gave for this structure, or the layout of
             permutations that were saved; needed if the reference is no module.
-        starts: of the search, each of ``greedy``, ``sequential`` and ``random``.
+        starts: of the search, each of ``greedy``, ``sequential`` and ``random``; further ones are
+            left out where two have led to one end.
         seed: of the search.
-        progress: called with (starts done, starts in all).
+        progress: called with (steps done, steps in all), of the search.
+
+    Returns:
+        an alignment, or a list of them in the order of the models.
 
     Raises:
-        InputError: neither example inputs nor symmetries, an unknown method or start, or
-            activations without data or of what is no module.
+        InputError: neither example inputs nor symmetries, an unknown method or start, activations
+            without data or of what is no module, or not two or more models.
         DataError: the data have no batch.
         MismatchError: the models differ in structure, or the symmetries are of another one.
         NonFiniteError: a weight or an activation is NaN or infinite.
         TraceError: the reference cannot be traced.
 
-    Source: Ainsworth et al., Git Re-Basin, ICLR 2023; see `conjoin.alignment.matching`.
+    Source: Ainsworth et al., Git Re-Basin, ICLR 2023, and Crisostomi et al., C2M3, NeurIPS 2024;
+    see `conjoin.alignment.matching` and `conjoin.alignment.together`.
 
+    >>> import torch
     >>> a = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> symmetries = find_symmetries(a, torch.randn(2, 4))
-    >>> b = symmetries.sample(torch.Generator().manual_seed(0)).apply(a)    # a shuffled copy
-    >>> found = align(b, to=a, symmetries=symmetries)
+    >>> b, c = (symmetries.sample(torch.Generator().manual_seed(n)).apply(a) for n in range(2))
+    >>> found = align(b, to=a, symmetries=symmetries)     # b and c are shuffled copies of a
     >>> round(found.objective, 6), bool(torch.equal(found.apply(b)[0].weight, a[0].weight))
     (1.0, True)
+    >>> [first, second, third] = align([a, b, c], symmetries=symmetries)
+    >>> first.permutations.is_identity(), bool(torch.equal(third.apply(c)[0].weight, a[0].weight))
+    (True, True)
     """
     began = time.perf_counter()
     unknown = [start for start in starts if start not in STARTS]
@@ -141,29 +134,84 @@ def align(
         kinds = ", ".join(dict.fromkeys(STARTS))
         raise InputError(f"starts are one or more of {kinds}, not {list(starts)}")
     share = _share(method, data)
-    one, two = _checkpoints(to, model)
-    layout = _layout(to, example_inputs, symmetries)
-    blocks = blocks_of(layout, one, two, _names(layout, one, two))
-    problem = Problem(layout.groups, blocks)
-    searched = problem
-    if share > 0:
-        if not (isinstance(to, nn.Module) and isinstance(model, nn.Module)):
-            raise InputError("activations are those of modules that run; give modules, or weights")
-        fire = correlate(to, model, layout, (inputs_of(batch) for batch in data or ()))
-        left = 1 - share if share < 1 else LEAST
-        scaled = [replace(block, scale=block.scale * left) for block in blocks]
-        searched = Problem(layout.groups, scaled, fire)
-    layers = len({name.rpartition(".")[0] for name in {b.tensor for b in problem.blocks}}) or 1
-    found = match(searched, starts=starts, seed=seed, progress=progress)
-    best = found[0]
-    return Alignment(
-        Permutations(layout, best.orders),
-        tuple(_matched(problem, name, best) for name in layout.groups),
-        problem.objective(best.orders) / layers,
-        problem.objective(problem.identity()) / layers,
-        tuple((one.start, one.objective / layers) for one in found),
-        time.perf_counter() - began,
+    given = _given(model, to)
+    several = isinstance(model, list | tuple)
+    labels = (
+        [f"model {n}" for n in range(len(given))] if several else ["the reference", "the model"]
     )
+    checkpoints = _checkpoints(given, labels)
+    layout = _layout(given[0], example_inputs, symmetries)
+    names = _names(layout, checkpoints, labels)
+    blocks = [blocks_of(layout, one, one, names) for one in checkpoints]
+    fire = _correlations(given, layout, data) if share > 0 and data is not None else {}
+    left = 1 - share if share < 1 else LEAST
+    found = _searched(layout, blocks, fire, left, starts, seed, progress)
+    alike = Models(layout, blocks, {})
+    reports = [
+        _reported(alike, number, found, began) for number in range(0 if several else 1, len(given))
+    ]
+    return reports if several else reports[0]
+
+
+def _searched(
+    layout: Layout,
+    blocks: Sequence[Sequence[Block]],
+    fire: Mapping[tuple[int, int], Correlations],
+    left: float,
+    starts: Sequence[str],
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> list[Together]:
+    """Search for the best orders; by weights alone, with layers that count in two ways.
+
+    First each layer counts by how little of its cosine is chance, which finds what is left of a
+    common origin even if little is. Independent networks have none. Then the order of wide layers
+    is hardly certain, and it is early, small ones that matter: all layers count alike.
+    """
+    begun = 0
+
+    def in_halves(done: int, steps: int) -> None:
+        progress(begun + done, 2 * steps)
+
+    if not fire:
+        models = Models(layout, [weighed(each) for each in blocks], {})
+        found = match_together(models, starts=starts, seed=seed, progress=in_halves)
+        begun = len(starts) * len(list(combinations(blocks, 2)))
+        begun += len(blocks) if len(blocks) > 2 else 0
+        if _certainty(models, found[0].orders) >= CERTAIN:
+            progress(2 * begun, 2 * begun)
+            return found
+    models = Models(layout, [[replace(b, scale=left * b.scale) for b in e] for e in blocks], fire)
+    return match_together(
+        models, starts=starts, seed=seed, progress=in_halves if begun else progress
+    )
+
+
+def _certainty(models: Models, orders: Sequence[Permutations]) -> float:
+    """Give the share of units, of all models but the first, that are each other's best match."""
+    certain = units = 0.0
+    for number, order in enumerate(orders[1:], 1):
+        for name, mutual in mutual_of(models.among(number, orders), order.orders).items():
+            group = models.layout.groups[name]
+            count = group.size * prod(group.copies)
+            certain, units = certain + mutual * count, units + count
+    return certain / units if units else 1.0
+
+
+def _given(model: Model | Sequence[Model], to: Model | None) -> list[Model]:
+    """Give all models, the one that keeps its order first."""
+    if not isinstance(model, list | tuple):
+        if to is None:
+            raise InputError("align needs a reference, to=, or a list of two or more models")
+        return [to, model]  # type: ignore[list-item]
+    if to is not None:
+        raise InputError(
+            "a list of models is aligned to their common centre; leave out to=, or align each "
+            "model to the reference on its own"
+        )
+    if len(model) < 2:
+        raise InputError(f"align takes a list of two or more models, not of {len(model)}")
+    return list(model)
 
 
 def _share(method: str, data: Iterable[Any] | None) -> float:
@@ -177,22 +225,21 @@ def _share(method: str, data: Iterable[Any] | None) -> float:
     return METHODS[method]
 
 
-def _checkpoints(to: Model, model: Model) -> tuple[Checkpoint, Checkpoint]:
-    """See both models as named tensors of one structure."""
-    one, two = as_checkpoint(to), as_checkpoint(model)
-    difference = describe_name_difference(
-        one, two, first_label="the reference", second_label="the model"
-    )
-    if difference:
-        raise MismatchError(f"the model and its reference have different tensors:\n{difference}")
-    for name, spec in one.specs.items():
-        shape = two.specs[name].shape
-        if shape != spec.shape:
-            raise MismatchError(
-                f"{name!r} has the shape {list(shape)} in the model, and {list(spec.shape)} in its "
-                "reference; only networks of one structure can be aligned"
-            )
-    return one, two
+def _checkpoints(models: Sequence[Model], labels: Sequence[str]) -> list[Checkpoint]:
+    """See all models as named tensors of one structure."""
+    one, *others = found = [as_checkpoint(model) for model in models]
+    for label, two in zip(labels[1:], others, strict=True):
+        difference = describe_name_difference(one, two, first_label=labels[0], second_label=label)
+        if difference:
+            raise MismatchError(f"{label} and {labels[0]} have different tensors:\n{difference}")
+        for name, spec in one.specs.items():
+            shape = two.specs[name].shape
+            if shape != spec.shape:
+                raise MismatchError(
+                    f"{name!r} has the shape {list(shape)} in {label}, and {list(spec.shape)} in "
+                    f"{labels[0]}; only networks of one structure can be aligned"
+                )
+    return found
 
 
 def _layout(to: Model, inputs: Inputs | None, given: Symmetries | Layout | None) -> Layout:
@@ -213,49 +260,77 @@ def _layout(to: Model, inputs: Inputs | None, given: Symmetries | Layout | None)
     return find_symmetries(to, inputs).layout
 
 
-def _names(layout: Layout, one: Checkpoint, two: Checkpoint) -> list[str]:
+def _names(layout: Layout, checkpoints: Sequence[Checkpoint], labels: Sequence[str]) -> list[str]:
     """Name the weights that something may be reordered in, each tied one once."""
-    Permutations(layout, {}).check_names(one)
+    first = checkpoints[0]
+    Permutations(layout, {}).check_names(first)
     names = []
-    for name, spec in one.specs.items():
+    for name, spec in first.specs.items():
         if name not in layout.tensors or spec.kind != Kind.WEIGHT or spec.alias_of is not None:
             continue
-        for model, checkpoint in (("reference", one), ("model", two)):
+        for label, checkpoint in zip(labels, checkpoints, strict=True):
             if not bool(checkpoint[name].isfinite().all()):
-                raise NonFiniteError(f"{name!r} of the {model} has NaN or infinite values")
+                raise NonFiniteError(f"{name!r} of {label} has NaN or infinite values")
         names.append(name)
     return names
 
 
-def _matched(problem: Problem, name: str, best: Descent) -> Matched:
-    identity = problem.identity()
-    gain, after = _cosines(problem, name, best.orders)
-    taken = gain.diagonal(dim1=-2, dim2=-1)
-    mutual = (taken >= gain.amax(-1)) & (taken >= gain.amax(-2))
-    return Matched(
-        name,
-        problem.groups[name].size,
-        float((best.orders[name] != identity[name]).double().mean()),
-        _cosines(problem, name, identity)[1],
+def _correlations(
+    models: Sequence[Model], layout: Layout, data: Iterable[Any]
+) -> dict[tuple[int, int], Correlations]:
+    """Correlate the units of all pairs, one pair at a time: memory grows with pairs, not data."""
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    if len(modules) < len(models):
+        raise InputError("activations are those of modules that run; give modules, or weights")
+    if len(modules) > 2 and iter(data) is data:
+        raise InputError(
+            "the data are gone through once for each pair of models: give a list or a loader, not "
+            "an iterator"
+        )
+    return {
+        (one, two): correlate(
+            modules[one], modules[two], layout, (inputs_of(batch) for batch in data)
+        )
+        for one, two in combinations(range(len(modules)), 2)
+    }
+
+
+def _reported(models: Models, number: int, found: Sequence[Together], began: float) -> Alignment:
+    """Say how well a model was matched with the others, all layers counting alike."""
+    best, layout = found[0], models.layout
+    orders, still = best.orders, Permutations(layout, {})
+    own = orders[number].orders
+    # A layer that is zero in a model has no cosine.
+    layers = min(len({b.tensor.rpartition(".")[0] for b in e if b.scale}) for e in models.blocks)
+    layers = max(layers, 1)
+    others = [n for n in range(len(orders)) if n != number]
+    before, after = 0.0, 0.0
+    cosines = {name: [0.0, 0.0] for name in layout.groups}
+    for other in others:
+        as_it_was = models.pair(other, number)
+        aligned = models.pair(other, number, orders[other])
+        before += as_it_was.objective(still.orders) / (len(others) * layers)
+        after += aligned.objective(own) / (len(others) * layers)
+        for at, (problem, order) in enumerate([(as_it_was, still.orders), (aligned, own)]):
+            for name, cosine in cosines_of(problem, order).items():
+                cosines[name][at] += cosine / len(others)
+    mutual = mutual_of(models.among(number, orders), own)
+    pairs = len(orders) * (len(orders) - 1) / 2
+    return Alignment(
+        orders[number],
+        tuple(
+            Matched(
+                name,
+                group.size,
+                float((own[name] != still.orders[name]).double().mean()),
+                cosines[name][0],
+                cosines[name][1],
+                mutual[name],
+            )
+            for name, group in layout.groups.items()
+        ),
         after,
-        float(mutual.double().mean()),
+        before,
+        tuple((end.start, end.objective / (pairs * layers)) for end in found),
+        time.perf_counter() - began,
     )
-
-
-def _cosines(problem: Problem, name: str, orders: Orders) -> tuple[Tensor, float]:
-    """Give the gains of all pairs of reordered units, and the mean cosine of matched ones."""
-    group, identity = problem.groups[name], problem.identity()
-    places = [(b, reordered(b, problem.groups, orders)) for b in problem.places[name]]
-
-    def gain(pairs: Iterable[tuple[Block, Tensor, Tensor]]) -> Tensor:
-        blocks = [replace(block, reference=one, other=two) for block, one, two in pairs]
-        return gain_of(group, blocks, problem.groups, identity)
-
-    both = gain((b, b.reference, other) for b, other in places)
-    # The norms of a unit's weights, from the gains of each model with itself.
-    norms = gain((b, b.reference, b.reference) for b, _ in places) * gain(
-        (b, other, other) for b, other in places
-    )
-    taken, largest = (t.diagonal(dim1=-2, dim2=-1) for t in (both, norms))
-    cosines = taken / largest.sqrt().where(largest > 0, torch.ones_like(largest))
-    return both, float(cosines.mean())

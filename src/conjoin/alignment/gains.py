@@ -8,10 +8,15 @@ is what the objective gains if position i of the result is position j of the oth
 order is the assignment with the largest sum, which is found exactly. A group that others lie within
 (the heads of an attention) gains from a pair what the best order within gains. Where activations
 were compared, the correlation of a pair is a gain too.
+
+Where one block has two groups that lie within (with grouped queries: what reads a head of values
+has the heads of queries and the values beside each other), the best order of one depends on that of
+the other. For each pair one is improved after the other, from several orders to begin with.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import permutations, product
 from typing import Protocol
 
 import numpy as np
@@ -19,11 +24,22 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from conjoin.alignment.blocks import Block, reordered
+from conjoin.alignment.blocks import Block, inner_product, reordered
 from conjoin.symmetry.groups import Group
 from conjoin.symmetry.reordering import Orders
 
 __all__ = ["Activations", "Nested", "assign", "gain_of", "nested_gain_of"]
+
+FEW = 3
+"""Of a group of so many units within another, every order is tried."""
+
+CLIMBS = 20
+SMALLEST = 1e-7
+"""Groups within are improved in turn at most so often, and as long as more than this is gained."""
+
+MOST = 64
+"""Of an outer group of more units, pairs are too many to be gone through one by one: what blocks
+with two groups within it say is left out. Heads of keys and values are fewer."""
 
 
 class Activations(Protocol):
@@ -86,7 +102,18 @@ def nested_gain_of(
     orders: Orders,
     activations: Activations | None = None,
 ) -> Nested:
-    """Sum the gains of an outer group, the groups within at their best for each pair."""
+    """Sum the gains of an outer group, the groups within at their best for each pair.
+
+    The best orders of groups that share no block are exact, and so are those of two that share one
+    if one of them has no more than 3 units for each of the outer group.
+
+    Args:
+        group: what others lie within.
+        blocks: that it is in.
+        groups: all of them.
+        orders: of all groups.
+        activations: what correlations add.
+    """
     inner = [one for one in groups.values() if group.name in one.within]
     size = group.size
     total = torch.zeros((size, size), dtype=torch.float64)
@@ -94,6 +121,7 @@ def nested_gain_of(
         one.name: torch.zeros((*_others(one, group), size, size, one.size, one.size)).double()
         for one in inner
     }
+    shared: list[tuple[Block, int]] = []
     for block in blocks:
         for axis in block.axes_of(group.name):
             free = [
@@ -101,28 +129,155 @@ def nested_gain_of(
                 for one in inner
                 for place in block.axes_of(one.name)
                 if block.place_of(group.name, place) == axis
-            ][:1]
+            ]
             if not free:
                 other = reordered(block, groups, orders, but=[axis])
                 total += block.scale * _products(block.reference, other, [], [axis])
+            elif len(free) > 1 and size > MOST:
                 continue
-            one, place = free[0]
-            other = reordered(block, groups, orders, but=[axis, place])
-            beside = [block.place_of(name, place) for name in one.within if name != group.name]
-            found = _products(block.reference, other, beside, [axis, place])
-            pairs[one.name] += block.scale * found
+            elif len(free) > 1:
+                places = [place for _, place in free]
+                shared.append((_opened(block, axis, places, groups, orders), axis))
+            else:
+                one, place = free[0]
+                other = reordered(block, groups, orders, but=[axis, place])
+                beside = [block.place_of(name, place) for name in one.within if name != group.name]
+                found = _products(block.reference, other, beside, [axis, place])
+                pairs[one.name] += block.scale * found
     own = activations.gain(group, orders) if activations else None
     total = total if own is None else total + own
-    best = {}
     for one in inner:
         fired = activations.nested(group, one) if activations else None
-        gains = pairs[one.name] if fired is None else pairs[one.name] + fired
-        chosen = assign(gains)
-        value = gains.gather(-1, chosen[..., None]).sum((-1, -2))
+        if fired is not None:
+            pairs[one.name] = pairs[one.name] + fired
+    together = [one for one in inner if any(one.name in block.names for block, _ in shared)]
+    best: dict[str, Tensor] = {}
+    if together:
+        gained, best = _best_together(group, together, shared, pairs, orders)
+        total += gained
+    for one in inner:
+        if one in together:
+            continue
+        chosen = assign(pairs[one.name])
+        value = pairs[one.name].gather(-1, chosen[..., None]).sum((-1, -2))
         total += value.flatten(0, -3).sum(0) if value.dim() > 2 else value
         # The pair first, then the copies in the order of the group's own.
         best[one.name] = chosen.movedim((-3, -2), (0, 1))
     return Nested(total, best)
+
+
+def _opened(
+    block: Block,
+    axis: int,
+    places: Sequence[int],
+    groups: Mapping[str, Group],
+    orders: Orders,
+) -> Block:
+    """Reorder all of a block but one axis of an outer group, and places of groups within it.
+
+    Those places only keep their names, and what has no group to be reordered by.
+    """
+    other = reordered(block, groups, orders, but=[axis, *places])
+    inner = {block.names[place] for place in places}
+    names = tuple(
+        None if name in inner and at not in places else name for at, name in enumerate(block.names)
+    )
+    return replace(block, names=names, other=other)
+
+
+def _best_together(
+    group: Group,
+    inner: Sequence[Group],
+    shared: Sequence[tuple[Block, int]],
+    pairs: Mapping[str, Tensor],
+    orders: Orders,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Give what each pair gains by groups within that share blocks, and their orders for it."""
+    size = group.size
+    total = torch.zeros((size, size), dtype=torch.float64)
+    places = {one.name: one.within.index(group.name) for one in inner}
+    within = {one.name: _of_one(one, places[one.name]) for one in inner}
+    best = {
+        name: torch.empty((size, size, *one.copies, one.size), dtype=torch.int64)
+        for name, one in within.items()
+    }
+    for i, j in product(range(size), repeat=2):
+        blocks = [_of_pair(block, axis, i, j) for block, axis in shared]
+        known = {name: pairs[name][..., i, j, :, :] for name in within}
+        starts, last = _starts(within, known)
+        if orders[group.name][i] == j:  # never worse than it is
+            starts.append({name: orders[name].select(place, i) for name, place in places.items()})
+        found = [_climbed(within, blocks, known, start, last) for start in starts]
+        value, chosen = max(found, key=lambda one: one[0])
+        total[i, j] = value
+        for name, order in chosen.items():
+            best[name][i, j] = order
+    return total, best
+
+
+def _of_one(inner: Group, place: int) -> Group:
+    """Give a group within one position of an outer group."""
+    copies = [(w, n) for at, (w, n) in enumerate(zip(inner.within, inner.copies, strict=True))
+              if at != place]  # fmt: skip
+    return replace(
+        inner, within=tuple(w for w, _ in copies), copies=tuple(count for _, count in copies)
+    )
+
+
+def _of_pair(block: Block, axis: int, i: int, j: int) -> Block:
+    """Give position i of the reference beside position j of the other model."""
+    return replace(
+        block,
+        names=(*block.names[:axis], *block.names[axis + 1 :]),
+        dims=(*block.dims[:axis], *block.dims[axis + 1 :]),
+        reference=block.reference.select(axis, i),
+        other=block.other.select(axis, j),
+    )
+
+
+def _starts(within: Mapping[str, Group], known: Mapping[str, Tensor]) -> tuple[list[Orders], str]:
+    """Give orders to begin with, and the smallest group, which is improved last.
+
+    They are those that what is not shared says, and all of that group if it is small.
+    """
+    last = min(within, key=lambda name: within[name].size)
+    alone: Orders = {name: assign(gain) for name, gain in known.items()}
+    if within[last].size > FEW or within[last].within:
+        return [alone], last
+    every = map(torch.tensor, permutations(range(within[last].size)))
+    return [alone, *({**alone, last: order} for order in every)], last
+
+
+def _climbed(
+    within: Mapping[str, Group],
+    blocks: Sequence[Block],
+    known: Mapping[str, Tensor],
+    start: Orders,
+    last: str,
+) -> tuple[float, Orders]:
+    """Improve one group after the other; give the best that was found, and what it gains."""
+    best, value = start, _gained(within, blocks, known, start)
+    names = [*(name for name in within if name != last), last]
+    for _ in range(CLIMBS):
+        found = dict(best)
+        for name in names:
+            gain = gain_of(within[name], [b for b in blocks if name in b.names], within, found)
+            found[name] = assign(known[name] + gain)
+        gained = _gained(within, blocks, known, found)
+        if gained <= value + SMALLEST:
+            break
+        best, value = found, gained
+    return value, best
+
+
+def _gained(
+    within: Mapping[str, Group],
+    blocks: Sequence[Block],
+    known: Mapping[str, Tensor],
+    orders: Orders,
+) -> float:
+    apart = sum(float(known[name].gather(-1, orders[name][..., None]).sum()) for name in within)
+    return apart + sum(inner_product(block, within, orders) for block in blocks)
 
 
 def assign(gain: Tensor) -> Tensor:

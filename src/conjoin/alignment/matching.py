@@ -14,7 +14,8 @@ groups that lie within others are ours.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -23,14 +24,27 @@ from conjoin.alignment.blocks import Block, inner_product
 from conjoin.alignment.gains import Activations, assign, gain_of, nested_gain_of
 from conjoin.symmetry.groups import Group
 
-__all__ = ["STARTS", "Descent", "Problem", "match"]
+__all__ = ["STARTS", "Descent", "Problem", "descend", "match", "weighed"]
 
-STARTS = ("greedy", "sequential", "random", "random", "random")
+STARTS = ("greedy", "sequential", *("random",) * 8)
 """Where the descent starts from, each tried once. No start is the best for every network."""
 
 SWEEPS = 100
-SMALLEST = 1e-9
-"""A gain that counts as one; every layer adds at most 1 to the objective."""
+SMALLEST = 1e-7
+"""A gain that counts as one, above what float32 rounds; the objective is the number of layers at
+most."""
+
+LEAST = 1e-3
+"""A start that gains less than this share in a sweep is left, unless it proves to be the best."""
+
+WIDE = 1024
+LEAST_WIDE = 1e-4
+"""With a group of more units than that, a sweep takes seconds: such networks get no random starts,
+and the best one is left when it gains less than this share."""
+
+SAME = 0.98
+MANY = 100
+"""Two starts agree if they put this share of the units into the same places, of so many units."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,28 @@ class Problem:
         return found | set(self.groups[name].within)
 
 
+def weighed(blocks: Iterable[Block]) -> list[Block]:
+    """Let layers count by how little of their inner products is chance.
+
+    The cosine of n weights and n others that know nothing of each other is 0, give or take
+    1 / sqrt(n). So every layer counts with sqrt(n): what chance adds is then the same for all.
+    With all cosines counting alike, the ten outputs of a classifier would drown what the thousand
+    inputs of the same units say.
+
+    Args:
+        blocks: of `conjoin.alignment.blocks.blocks_of`.
+    """
+    blocks = list(blocks)
+    sizes: dict[str, int] = {}
+    for block in blocks:
+        layer = block.tensor.rpartition(".")[0]
+        sizes[layer] = sizes.get(layer, 0) + block.other.numel()
+    mean = sum(map(sqrt, sizes.values())) / max(len(sizes), 1)
+    return [
+        replace(b, scale=b.scale * sqrt(sizes[b.tensor.rpartition(".")[0]]) / mean) for b in blocks
+    ]
+
+
 @dataclass(frozen=True)
 class Descent:
     """Where a start has led to.
@@ -92,11 +128,13 @@ class Descent:
         start: its name.
         orders: of all groups.
         objective: of those.
+        settled: whether no group alone could do better.
     """
 
     start: str
     orders: Mapping[str, Tensor]
     objective: float
+    settled: bool
 
 
 def match(
@@ -108,6 +146,10 @@ def match(
 ) -> list[Descent]:
     """Give where each start leads to, the best one first.
 
+    Only the best one goes on until nothing is gained any more. Where two starts have led to one
+    end already, the others are left out; so are random ones in very wide networks, if there are
+    others.
+
     Args:
         problem: the models.
         starts: of ``greedy``, ``sequential`` and ``random``.
@@ -115,49 +157,97 @@ def match(
         progress: called with (starts done, starts in all).
     """
     generator = torch.Generator().manual_seed(seed)
-    found = []
-    for number, start in enumerate(starts):
-        found.append(_descent(problem, start, generator))
-        progress(number + 1, len(starts))
-    return sorted(found, key=lambda one: -one.objective)
+    wide = any(group.size > WIDE for group in problem.groups.values())
+    tried = [start for start in starts if start != "random"] if wide else []
+    tried = tried or list(starts)
+    found: list[Descent] = []
+    for number, start in enumerate(tried):
+        orders = problem.identity()
+        if start == "greedy":
+            orders = _greedy(problem)
+        elif start == "random":
+            orders = {n: _drawn(order, generator) for n, order in orders.items()}
+        way = None if start == "sequential" else generator
+        found.append(descend(problem, orders, way, start=start, least=LEAST))
+        ended = number + 1 == len(tried) or _agree(problem, found)
+        progress(len(starts) if ended else number + 1, len(starts))
+        if ended:
+            break
+    found.sort(key=lambda one: -one.objective)
+    if not found[0].settled:
+        least = LEAST_WIDE if wide else 0.0
+        found[0] = descend(problem, found[0].orders, generator, start=found[0].start, least=least)
+    return found
 
 
-def _descent(problem: Problem, start: str, generator: torch.Generator) -> Descent:
-    orders = problem.identity()
-    if start == "greedy":
-        orders = _greedy(problem)
-    elif start == "random":
-        orders = {n: _drawn(order, generator) for n, order in orders.items()}
-    names = list(problem.groups)
+def descend(
+    problem: Problem,
+    orders: Mapping[str, Tensor],
+    generator: torch.Generator | None = None,
+    *,
+    start: str = "given",
+    least: float = 0.0,
+) -> Descent:
+    """Give each group its best order in turn, until nothing is gained: never worse than before.
+
+    Args:
+        problem: the models.
+        orders: to begin with.
+        generator: of the orders in which groups are gone through; forward without one.
+        start: what to call it.
+        least: it ends when a sweep through all groups gains less than this share.
+    """
+    orders, names = dict(orders), list(problem.groups)
+    objective = problem.objective(orders)
     # Of each group: what its neighbours were when it had its best order.
     settled: dict[str, tuple[int, ...]] = {}
     version = dict.fromkeys(names, 0)
+    changed = True
     neighbours = {name: sorted(problem.neighbours(name)) for name in names}
     for _ in range(SWEEPS):
-        changed = False
-        for at in range(len(names)) if start == "sequential" else _shuffled(names, generator):
+        before, changed = objective, False
+        for at in range(len(names)) if generator is None else _shuffled(names, generator):
             name = names[at]
             around = tuple(version[one] for one in neighbours[name])
             if settled.get(name) == around:
                 continue
-            for moved, order in _improved(problem, name, orders).items():
+            better, gained = _improved(problem, name, orders)
+            for moved, order in better.items():
                 orders[moved] = order
                 version[moved] += 1
                 changed = True
+            objective += gained
             settled[name] = tuple(version[one] for one in neighbours[name])
-        if not changed:
+        if not changed or objective - before < least * abs(objective):
             break
-    return Descent(start, orders, problem.objective(orders))
+    return Descent(start, orders, problem.objective(orders), not changed)
 
 
-def _improved(problem: Problem, name: str, orders: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the best order of a group and of those within it, if it is better than the present."""
-    found = _best(problem, problem.groups[name], problem.places[name], orders)
-    found = {one: order for one, order in found.items() if not torch.equal(order, orders[one])}
-    if not found:
-        return {}
-    gained = problem.part({**orders, **found}, found) - problem.part(orders, found)
-    return found if gained > SMALLEST else {}
+def _agree(problem: Problem, found: Sequence[Descent]) -> bool:
+    """Whether the best two ends are one, which is no accident where there are many units."""
+    if len(found) < 2 or sum(group.size for group in problem.groups.values()) < MANY:
+        return False
+    one, two = sorted(found, key=lambda end: -end.objective)[:2]
+    same = [(order == two.orders[name]).flatten() for name, order in one.orders.items()]
+    return float(torch.cat(same).double().mean()) > SAME
+
+
+def _improved(
+    problem: Problem, name: str, orders: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], float]:
+    """Give better orders of a group and of those within it, if there are, and what they gain."""
+    group, places = problem.groups[name], problem.places[name]
+    inner = any(name in one.within for one in problem.groups.values())
+    if not inner and all(len(block.axes_of(name)) == 1 for block in places):
+        gain = gain_of(group, places, problem.groups, orders, problem.activations)
+        found = {name: assign(gain)}
+        new, old = (gain.gather(-1, o[..., None]).sum() for o in (found[name], orders[name]))
+        gained = float(new - old)
+    else:
+        found = _best(problem, group, places, orders)
+        found = {one: order for one, order in found.items() if not torch.equal(order, orders[one])}
+        gained = problem.part({**orders, **found}, found) - problem.part(orders, found)
+    return (found, gained) if gained > SMALLEST else ({}, 0.0)
 
 
 def _best(

@@ -1,6 +1,6 @@
 """`conjoin align`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -42,19 +42,24 @@ class Method(StrEnum):
 
 
 def align(
-    model: Annotated[
-        Path, typer.Argument(metavar="FILE", help="What is to be aligned.", show_default=False)
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILES",
+            help="What is to be aligned: one file, or, without --to, two or more.",
+            show_default=False,
+        ),
     ],
     to: Annotated[
-        Path,
+        Path | None,
         typer.Option("--to", metavar="REFERENCE", help="A file of the same structure."),
-    ],
+    ] = None,
     source: Annotated[
         str | None,
         typer.Option(
             "--model",
             metavar="MODEL",
-            help="The class of both, or a function that makes one: net.py:Net.",
+            help="The class of all, or a function that makes one: net.py:Net.",
         ),
     ] = None,
     inputs: Annotated[
@@ -85,11 +90,20 @@ def align(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File to write the aligned model into: .safetensors, .pt"),
+        typer.Option(
+            "--out",
+            "-o",
+            help="File to write the aligned model into: .safetensors, .pt; without --to, a folder "
+            "for all of them, each under its name.",
+        ),
     ] = None,
     save_order: Annotated[
         Path | None,
-        typer.Option("--save-order", metavar="FILE", help="Write the order: FILE.safetensors."),
+        typer.Option(
+            "--save-order",
+            metavar="FILE",
+            help="Write the order: FILE.safetensors; without --to, a folder for NAME.safetensors.",
+        ),
     ] = None,
     method: Annotated[
         Method,
@@ -114,16 +128,18 @@ def align(
 
     Networks that were trained apart have learned their units in orders of their own, and cannot be
     averaged before one is brought into the other's. The aligned network computes what it computed.
+    Without --to, all files are aligned to their common centre, in the order of the first one.
 
     Each row of the table is a group of dimensions that are reordered together: the cosine between
     weights of matched units before and after, the share of units that moved, and the share that
     are each other's best match. Where that is low, an order is hardly better than others.
 
-    Writes OUT, whole or not at all; nothing without --out or --save-order.
+    Writes OUT, whole or not at all; without --to, one file for each model into the folder OUT.
+    Nothing without --out or --save-order.
 
     [dim]conjoin align b.pth --to a.pth --model net.py:Net --data data.py:loaders -o b2.pt[/dim]
 
-    [dim]conjoin align b.pth --to a.pth --model net.py:Net --inputs 3,32,32 -o b2.pt[/dim]
+    [dim]conjoin align a.pth b.pth c.pth --model net.py:Net --inputs 3,32,32 -o aligned[/dim]
 
     [dim]conjoin align b.pth --to a.pth --symmetries order.safetensors -o b2.safetensors[/dim]
     """
@@ -131,26 +147,80 @@ def align(
     from conjoin.checkpoints import open_checkpoint, save
 
     _check_sources(source, inputs, data, order)
-    if save_order is not None and save_order.suffix != ".safetensors":
-        raise InputError(
-            f"--save-order writes a safetensors file; call it {save_order.stem}.safetensors"
-        )
-    for path in (out, save_order):
-        if path is not None:
-            check_target(path, overwrite=overwrite)
+    outs, orders = _targets(models, to, out), _order_targets(models, to, save_order)
+    if both := set(outs) & set(orders):
+        raise InputError(f"{min(both)} would be both a model and an order; give two folders")
+    folders = [path.parent for path in (*outs, *orders) if to is None and not path.parent.exists()]
+    for path in folders or (*outs, *orders):
+        check_target(path, overwrite=overwrite)
     if order is not None:
-        found = _of_files(model, to, order, entry, method, seed)
+        found = _of_files(models, to, order, entry, method, seed)
     elif source is not None:
-        networks = [load_network(source, path, entry, seed) for path in (model, to)]
         shapes = [parse_shape(text) for text in inputs or []]
         drawn = draw_inputs(shapes, 2, seed) if data is None else load_inputs(data, examples, seed)
-        found = _of_networks(networks, drawn, method, seed, given=data is not None)
-    if save_order is not None:
-        found.permutations.save(save_order)
-    if out is not None:
-        save(found.apply(open_checkpoint(model, entry=entry)), out, overwrite=overwrite)
-    report = _described(found, model, to, out, save_order)
-    print_json(report) if as_json else _print(report)
+        networks = [load_network(source, path, entry, seed) for path in models]
+        reference = None if to is None else load_network(source, to, entry, seed)
+        found = _of_networks(networks, reference, drawn, method, seed, given=data is not None)
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+    for one, path in zip(found, orders, strict=bool(orders)):
+        one.permutations.save(path)
+    for one, model, path in zip(found, models, outs, strict=bool(outs)):
+        save(one.apply(open_checkpoint(model, entry=entry)), path, overwrite=overwrite)
+    reports = [
+        _described(one, model, to, outs[n] if outs else None, orders[n] if orders else None)
+        for n, (one, model) in enumerate(zip(found, models, strict=True))
+    ]
+    if as_json:
+        print_json({"models": reports} if to is None else reports[0])
+    else:
+        for report in reports:
+            _print(report, named=to is None)
+
+
+def _targets(models: Sequence[Path], to: Path | None, out: Path | None) -> list[Path]:
+    """Give the file of each aligned model; none if none is to be written."""
+    if to is not None:
+        if len(models) > 1:
+            raise InputError(
+                f"--to is for one file, and {len(models)} are given; align one at a time, or all "
+                "to their common centre, without --to"
+            )
+        return [] if out is None else [out]
+    if len(models) < 2:
+        raise InputError(
+            "align takes a reference, --to REFERENCE, or two or more files that are aligned to "
+            "their common centre"
+        )
+    if out is None:
+        return []
+    return _inside(out, [model.name for model in models], "--out")
+
+
+def _order_targets(models: Sequence[Path], to: Path | None, folder: Path | None) -> list[Path]:
+    """Give the file of each order; none if none is to be written."""
+    if folder is None:
+        return []
+    if to is None:
+        return _inside(folder, [f"{model.stem}.safetensors" for model in models], "--save-order")
+    if folder.suffix != ".safetensors":
+        raise InputError(
+            f"--save-order writes a safetensors file; call it {folder.stem}.safetensors"
+        )
+    return [folder]
+
+
+def _inside(folder: Path, names: Sequence[str], option: str) -> list[Path]:
+    if folder.suffix or folder.is_file():
+        raise InputError(
+            f"{option} {folder} is to be a folder, with a file for each model, as there is no --to"
+        )
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise InputError(
+            f"two files would be written as {folder / double[0]}; give the models names that differ"
+        )
+    return [folder / name for name in names]
 
 
 def _check_sources(
@@ -171,31 +241,48 @@ def _check_sources(
 
 
 def _of_files(
-    model: Path, to: Path, order: Path, entry: str | None, method: Method, seed: int
-) -> "Alignment":
+    files: Sequence[Path],
+    to: Path | None,
+    order: Path,
+    entry: str | None,
+    method: Method,
+    seed: int,
+) -> "list[Alignment]":
     from conjoin.alignment import align as find
     from conjoin.checkpoints import open_checkpoint
     from conjoin.symmetry import Permutations
 
     if method not in (Method.AUTO, Method.WEIGHTS):
         raise InputError(f"--method {method} runs the networks; name their class with --model")
-    one, other = (open_checkpoint(path, entry=entry) for path in (model, to))
-    return find(one, other, symmetries=Permutations.load(order).layout, seed=seed)
+    models = [open_checkpoint(path, entry=entry) for path in files]
+    layout = Permutations.load(order).layout
+    if to is None:
+        return find(models, symmetries=layout, seed=seed)
+    reference = open_checkpoint(to, entry=entry)
+    return [find(models[0], reference, symmetries=layout, seed=seed)]
 
 
 def _of_networks(
-    networks: "list[nn.Module]", drawn: "Inputs", method: Method, seed: int, *, given: bool
-) -> "Alignment":
+    networks: "list[nn.Module]",
+    to: "nn.Module | None",
+    drawn: "Inputs",
+    method: Method,
+    seed: int,
+    *,
+    given: bool,
+) -> "list[Alignment]":
     from conjoin.alignment import align as find
     from conjoin.batches import map_inputs
 
     if method not in (Method.AUTO, Method.WEIGHTS) and not given:
         raise InputError(f"--method {method} compares activations on real examples; give --data")
-    model, reference = networks
     few = map_inputs(drawn, lambda tensor: tensor[:2])
-    layout = find_groups(reference, few, seed).layout
+    layout = find_groups(networks[0] if to is None else to, few, seed).layout
     data = None if not given or method == Method.WEIGHTS else list(_batches(drawn))
-    return find(model, reference, symmetries=layout, data=data, method=str(method), seed=seed)
+    how = str(method)
+    if to is None:
+        return find(networks, symmetries=layout, data=data, method=how, seed=seed)
+    return [find(networks[0], to, symmetries=layout, data=data, method=how, seed=seed)]
 
 
 def _batches(inputs: "Inputs") -> "Iterator[Inputs]":
@@ -206,11 +293,11 @@ def _batches(inputs: "Inputs") -> "Iterator[Inputs]":
 
 
 def _described(
-    found: "Alignment", model: Path, to: Path, out: Path | None, order: Path | None
+    found: "Alignment", model: Path, to: Path | None, out: Path | None, order: Path | None
 ) -> dict[str, Any]:
     return {
         "model": str(model),
-        "to": str(to),
+        "to": None if to is None else str(to),
         "groups": [asdict(group) for group in found.groups],
         "before": found.before,
         "objective": found.objective,
@@ -221,8 +308,10 @@ def _described(
     }
 
 
-def _print(report: Mapping[str, Any]) -> None:
+def _print(report: Mapping[str, Any], *, named: bool) -> None:
     console = output_console()
+    if named:
+        console.print(printable(f"{report['model']}:"), soft_wrap=True)
     columns = ["group", "size", "cosine before", "after", "moved", "mutual"]
     rows = [
         [
@@ -247,5 +336,5 @@ def _print(report: Mapping[str, Any]) -> None:
         lines.append("Nothing in this network can be reordered: conjoin symmetries says why.")
     lines += [f"The aligned model: {report['out']}"] if report["out"] else []
     lines += [f"The order: {report['order']}"] if report["order"] else []
-    for line in lines:
+    for line in [*lines, ""] if named else lines:
         console.print(printable(line), soft_wrap=True)

@@ -10,6 +10,7 @@ from torch import nn
 
 from conjoin.checkpoints import open_checkpoint, save
 from conjoin.comparison.data import TaskSpec, read_tasks
+from conjoin.comparison.family import Row
 from conjoin.comparison.measuring import Laboratory, Progress
 from conjoin.comparison.networks import (
     Model,
@@ -21,7 +22,7 @@ from conjoin.comparison.networks import (
     network_of,
 )
 from conjoin.comparison.randomness import seeded
-from conjoin.comparison.rows import Row, parent_row, rows_for
+from conjoin.comparison.rows import parent_row, rows_for
 from conjoin.comparison.running import About, measure_subjects, write_files_run
 from conjoin.comparison.source_code import code_digest
 from conjoin.comparison.subject import Group, Network, Settings, Subject

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from conjoin.atomic import write_bytes
 from conjoin.checkpoints import open_checkpoint, save
 from conjoin.comparison.costs import Usage, metered
+from conjoin.comparison.family import Chosen, Family, Row
 from conjoin.comparison.randomness import seeded
-from conjoin.comparison.rows import Chosen, Family, Row, comparable, predictor_of
+from conjoin.comparison.rows import comparable, predictor_of
 from conjoin.comparison.subject import Group, Network, Part, Settings, Subject, TaskData
 from conjoin.comparison.user_code import is_theirs, their_traceback
 from conjoin.errors import ConjoinError, DataError, UserCodeError

@@ -20,6 +20,7 @@ from conjoin.comparison.continuum import (
     measure_continuum,
 )
 from conjoin.comparison.differences import differences
+from conjoin.comparison.family import Family, Row
 from conjoin.comparison.measuring import (
     Laboratory,
     Measured,
@@ -28,7 +29,7 @@ from conjoin.comparison.measuring import (
     settings_of,
 )
 from conjoin.comparison.pictures import save_filters, save_samples
-from conjoin.comparison.rows import BEST_PARENT, MEAN, Family, Row
+from conjoin.comparison.rows import BEST_PARENT, MEAN
 from conjoin.comparison.subject import Group, Subject, TaskData
 from conjoin.comparison.transferring import (
     Tuned,

@@ -20,7 +20,7 @@ from conjoin.errors import InputError
 from conjoin.stages import Stage
 
 if TYPE_CHECKING:
-    from conjoin.comparison.rows import Row
+    from conjoin.comparison.family import Row
 
 __all__ = [
     "Continuum",

@@ -11,8 +11,9 @@ from torch import nn
 from conjoin.checkpoints import save
 from conjoin.comparison.differences import differences
 from conjoin.comparison.examples import first_pairs, joined
+from conjoin.comparison.family import Chosen, Family, Row
 from conjoin.comparison.measuring import Laboratory, Measured, stored_outcomes
-from conjoin.comparison.rows import MEAN, Chosen, Family, Row
+from conjoin.comparison.rows import MEAN
 from conjoin.comparison.subject import Part, TaskData
 from conjoin.measure.transfer import transfer_outcomes
 from conjoin.records import Interval, Record, read_records, write_json

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from conjoin.batches import Data, Inputs
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint
 from conjoin.comparison.examples import spread_pairs
+from conjoin.comparison.family import Family
 from conjoin.comparison.measuring import Laboratory
-from conjoin.comparison.rows import Family
 from conjoin.comparison.subject import Network, TaskData, View
 from conjoin.measure.activations import activation_statistics
 from conjoin.measure.depth import group_layers, layers_of, merging_by_depth

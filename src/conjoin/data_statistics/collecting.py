@@ -23,6 +23,7 @@ from conjoin.batches import (
     size_of,
 )
 from conjoin.checkpoints import save
+from conjoin.data_statistics.execution import Program
 from conjoin.data_statistics.fisher_sums import FisherSums
 from conjoin.data_statistics.layer_sums import LayerSums
 from conjoin.data_statistics.partial_file import PartialFile, Place, digest_of
@@ -45,6 +46,7 @@ def collect_statistics(
     what: Sequence[str] = ("moments", "gram"),
     layers: str | Sequence[str] = "*",
     example_inputs: Inputs | None = None,
+    program: Program | None = None,
     labels: Literal["drawn", "given"] = "drawn",
     seed: int = 0,
     batch_size: int = 250,
@@ -89,6 +91,7 @@ def collect_statistics(
         what: is collected, of ``moments``, ``gram``, ``fisher``.
         layers: names or patterns of the layers that are looked at.
         example_inputs: what the model is traced with; else it is the start of the first batch.
+        program: of a model of the same structure, so that this one need not be traced again.
         labels: for ``fisher``: ``drawn`` from the model's own predictions, which is the Fisher
             information; or ``given`` with the data, the empirical Fisher.
         seed: of the labels that are drawn.
@@ -137,8 +140,11 @@ def collect_statistics(
         raise DataError("the data gave no examples; a loader can be used up: pass a list")
     with ExitStack() as stack:
         stack.enter_context(evaluating([net]))
-        sums = _Sums(net, first[0] if example_inputs is None else example_inputs, what, layers)
-        sums.start(seed, memory, notice)
+        if program is None and {"moments", "gram"} & set(what):
+            example = first[0] if example_inputs is None else _moved(example_inputs, net)
+            program = Program(trace(net, _as_example(example)))
+        sums = _Sums(net, program, what, layers, memory)
+        sums.start_fisher(seed, notice)
         partial = None
         if target is not None:
             settings = {
@@ -162,10 +168,14 @@ class _Sums:
     """All that is summed up in one pass."""
 
     def __init__(
-        self, net: nn.Module, example: Inputs, what: Sequence[str], layers: str | Sequence[str]
+        self,
+        net: nn.Module,
+        program: Program | None,
+        what: Sequence[str],
+        layers: str | Sequence[str],
+        memory: int,
     ) -> None:
-        self._net, self._what, self._patterns = net, what, layers
-        self._example = _as_example(_moved(example, net))
+        self._net, self._what = net, what
         self.state = {
             name: tensor.detach()
             for name, tensor in chain(
@@ -176,14 +186,12 @@ class _Sums:
         self._layers: LayerSums | None = None
         self._fisher: FisherSums | None = None
         self.names: Sequence[str] = ()
-
-    def start(self, seed: int, memory: int, notice: Callable[[str], None]) -> None:
-        """Trace the model and make room for sums."""
-        if "moments" in self._what or "gram" in self._what:
-            self._layers = LayerSums(
-                trace(self._net, self._example), self.state, self._patterns, self._what, memory
-            )
+        if program is not None and {"moments", "gram"} & set(what):
+            self._layers = LayerSums(program, self.state, layers, what, memory)
             self.names = self._layers.names
+
+    def start_fisher(self, seed: int, notice: Callable[[str], None]) -> None:
+        """Make room for the Fisher information, if it is asked for."""
         if "fisher" in self._what:
             self._fisher = FisherSums(self._net, seed, notice)
 

@@ -1,6 +1,6 @@
 """Running a traced model step by step: to the input of a layer, stop, and go on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,8 @@ class Execution:
         tensors: weights and buffers by name; of a tied one any name will do. They are looked up
             when they are used, so that they may change while the batch is on its way.
         inputs: the batch, on the device of the tensors.
+        keep: nodes whose values are held until they have been asked for, though they may have been
+            passed by then: the ends of two layers may stand in the other order than the layers.
 
     Raises:
         InputError: inputs of other names, number or shapes than the model was traced with.
@@ -98,8 +100,15 @@ class Execution:
     True
     """
 
-    def __init__(self, program: Program, tensors: Mapping[str, Tensor], inputs: Inputs) -> None:
-        self._program, self._tensors = program, tensors
+    def __init__(
+        self,
+        program: Program,
+        tensors: Mapping[str, Tensor],
+        inputs: Inputs,
+        *,
+        keep: Iterable[Node] = (),
+    ) -> None:
+        self._program, self._tensors, self._keep = program, tensors, set(keep)
         self._given = program.placeholders(inputs)
         self._values: dict[Node, Any] = {}
         self._at = 0
@@ -115,9 +124,14 @@ class Execution:
         if node not in self._values:
             raise InputError(
                 f"the value of {node.name!r} has been let go of; ask for values in the order of "
-                "the graph, or run the batch again"
+                "the graph, name it in keep=, or run the batch again"
             )
-        return self._values[node]
+        value = self._values[node]
+        if node in self._keep:
+            self._keep.remove(node)
+            if all(self._program.place[user] < self._at for user in node.users):
+                del self._values[node]
+        return value
 
     def advance(self, node: Node) -> None:
         """Run up to a node, and that one."""
@@ -125,7 +139,7 @@ class Execution:
             here = self._program.nodes[self._at]
             self._values[here] = self._run(here)
             for dead in self._program.dead[self._at]:
-                if dead is not node:
+                if dead is not node and dead not in self._keep:
                     self._values.pop(dead, None)
                     self._given.pop(dead.name, None)
             self._at += 1

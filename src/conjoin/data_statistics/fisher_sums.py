@@ -1,5 +1,6 @@
 """The diagonal of the Fisher information, summed up example by example."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,7 +89,7 @@ class FisherSums:
         probabilities = outputs.cpu().double().softmax(-1).cumsum(-1)
         labels = []
         for number, row in enumerate(probabilities, start=self.count):
-            generator = torch.Generator().manual_seed((self._seed << 32) + number)
+            generator = torch.Generator().manual_seed(_mixed(self._seed, number))
             at = torch.rand(row.shape[:-1], generator=generator, dtype=torch.float64)
             labels.append((row < at[..., None] * row[..., -1:]).sum(-1))
         return torch.stack(labels).to(outputs.device)
@@ -111,7 +112,7 @@ class FisherSums:
         except Exception as error:
             # Whatever it is that vmap cannot do; what is wrong without it is raised without it.
             self.one_by_one = True
-            first = str(error).strip().partition("\n")[0]
+            first = str(error).strip().partition("\n")[0][:200]
             self._notice(f"Fisher: gradients one example at a time, since vmap fails: {first}")
             return None
         return {name: found.square().sum(0) for name, found in gradients.items()}
@@ -142,6 +143,11 @@ class FisherSums:
             here = square.cpu().double()
             self.sums[name] = self.sums[name].add_(here) if name in self.sums else here
         self.count += examples
+
+
+def _mixed(seed: int, number: int) -> int:
+    """Give a seed of 32 bits, as many as the generator looks at, for one example."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")
 
 
 def _outputs_of(

@@ -14,7 +14,6 @@ from conjoin.data_statistics.features import rows_of_inputs, rows_of_outputs
 from conjoin.data_statistics.layers import Layer, layers_of
 from conjoin.data_statistics.sums import Moments
 from conjoin.errors import InputError, NonFiniteError
-from conjoin.symmetry.tracing import Trace
 
 __all__ = ["LayerSums"]
 
@@ -26,8 +25,8 @@ class LayerSums:
     """What the layers of a model see and give.
 
     Args:
-        trace: of the model.
-        tensors: its weights and buffers by name.
+        program: the traced model, or one of the same structure.
+        tensors: the model's weights and buffers by name.
         patterns: names or patterns of layers.
         what: ``moments``, ``gram`` or both.
         memory: bytes that Gram matrices may take.
@@ -38,14 +37,14 @@ class LayerSums:
 
     def __init__(
         self,
-        trace: Trace,
+        program: Program,
         tensors: Mapping[str, Tensor],
         patterns: str | Sequence[str],
         what: Sequence[str],
         memory: int,
     ) -> None:
-        self._program, self._tensors = Program(trace), tensors
-        found = layers_of(trace)
+        self._program, self._tensors = program, tensors
+        found = layers_of(program.trace)
         names = [layer.name for layer in found]
         wanted = [patterns] if isinstance(patterns, str) else list(patterns)
         if not found:

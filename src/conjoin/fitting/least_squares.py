@@ -111,7 +111,7 @@ def least_squares(
     weights: Sequence[float],
     ridge: float,
     rounds: int,
-    private: int = 0,
+    private: Sequence[Layer] = (),
     largest: int,
     progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
 ) -> list[FittedLayer]:
@@ -123,13 +123,13 @@ def least_squares(
         weights: how much each parent counts.
         ridge: towards the mean of the parents, relative to the mean second moment.
         rounds: of rectified fits, where a ReLU follows.
-        private: so many of the last layers are fitted for each parent alone.
+        private: of the layers: fitted for each parent alone.
         largest: bytes that a Gram matrix may have; a layer with a larger one is left.
         progress: called with (layers done, layers in all).
     """
     found = []
     for number, layer in enumerate(layers):
-        if number < len(layers) - private:
+        if layer not in private:
             found.append(fit_layer(layer, parents, weights, ridge, rounds, largest))
         else:
             own = [fit_layer(layer, [one], [1.0], ridge, rounds, largest) for one in parents]

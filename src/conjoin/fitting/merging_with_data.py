@@ -1,5 +1,6 @@
 """`merge_with_data`: models and unlabelled data of each -> one network, and how it came about."""
 
+import fnmatch
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from torch import nn
 
 from conjoin.alignment import Alignment
 from conjoin.batches import Data, size_of
+from conjoin.data_statistics.layers import Layer
 from conjoin.errors import InputError
 from conjoin.fitting.prepared import Prepared, Settings, prepare
 from conjoin.fitting.report import Choice, FitReport
@@ -37,7 +39,7 @@ def merge_with_data(
     ridge: float | Literal["auto"] = 0.03,
     rounds: int = 3,
     non_diagonal: float = 0.9,
-    private: int = 0,
+    private: int | Sequence[str] = 0,
     names: Sequence[str] | None = None,
     validation: Sequence[Data] | Mapping[str, Data] | None = None,
     symmetries: Symmetries | Layout | None = None,
@@ -71,8 +73,9 @@ def merge_with_data(
             to the mean second moment of a layer's inputs. ``auto`` takes what scores best.
         rounds: of the fit where a ReLU follows; 0 for plain least squares.
         non_diagonal: of RegMean: what is left of a Gram matrix off its diagonal.
-        private: with least squares, so many of the last layers stay apart, one for each model's
-            task, fitted to it alone. The result is a `TaskNetworks`, which has to be told the task.
+        private: with least squares, layers that stay apart, one for each model's task, fitted to it
+            alone: so many of the last ones, or patterns of their names. The result is a
+            `TaskNetworks`, which has to be told the task.
         names: of the tasks, for `private`; "0", "1", ... by default.
         validation: labelled data of each task, that choices are scored on by accuracy. Without,
             they are scored by how near the outputs are to the models' own on held-out inputs.
@@ -105,7 +108,8 @@ def merge_with_data(
     if method not in WAYS:
         raise InputError(f"methods that merge with data are {', '.join(WAYS)}, not {method!r}")
     prepared = prepare(models, data, align, names, symmetries, examples, memory, seed, progress)
-    _check(prepared, method, ridge, rounds, private)
+    _check(method, ridge, rounds, private)
+    apart = _private(prepared, private)
     count = len(prepared.models)
     settings = Settings(
         align=ALIGNMENTS[0] if align == "auto" else align if isinstance(align, str) else None,
@@ -123,7 +127,7 @@ def merge_with_data(
         def best_of(options: Iterable[Settings]) -> Settings:
             for one in options:
                 if one not in choices:
-                    made = WAYS[method](prepared, one, 0, FEW).networks[0]
+                    made = WAYS[method](prepared, one, (), FEW).networks[0]
                     # Data of the caller fit what the caller gave; held-out data are precise.
                     found = score.of(made if validation is None else _as_given(prepared, made))
                     choices[one] = float("-inf") if found is None else found
@@ -135,13 +139,13 @@ def merge_with_data(
             settings = best_of(replace(settings, ridge=one) for one in RIDGES)
         if weights == "auto":
             settings = _weighted(settings, count, best_of)
-    final = WAYS[method](prepared, settings, private, examples)
+    final = WAYS[method](prepared, settings, apart, examples)
     networks = [_as_given(prepared, network) for network in final.networks]
-    named = dict(zip(prepared.names, networks, strict=bool(private)))
-    result = together(named, final.private) if private else networks[0]
+    named = dict(zip(prepared.names, networks, strict=bool(apart)))
+    result = together(named, final.private) if apart else networks[0]
     return result, FitReport(
         method,
-        {**_named(method, settings), "private": private},
+        {**_named(method, settings), "private": [layer.name for layer in apart]},
         tuple(final.layers),
         prepared.objectives(settings.align),
         tuple(Choice(_named(method, one), value) for one, value in choices.items()),
@@ -194,12 +198,25 @@ def _shares(weights: Sequence[float], count: int) -> tuple[float, ...]:
     return tuple(round(weight / sum(found), 12) for weight in found)
 
 
-def _check(prepared: Prepared, method: str, ridge: Any, rounds: int, private: int) -> None:
+def _private(prepared: Prepared, given: int | Sequence[str]) -> Sequence[Layer]:
+    layers = prepared.layers
+    if isinstance(given, int):
+        if given > len(layers):
+            raise InputError(f"private= is at most the number of layers, {len(layers)}")
+        return layers[len(layers) - given :]
+    names = [layer.name for layer in layers]
+    found: set[str] = set()
+    for pattern in given:
+        if not (matched := fnmatch.filter(names, pattern)):
+            raise InputError(f"private={pattern!r} matches no layer; there are {', '.join(names)}")
+        found.update(matched)
+    return [layer for layer in layers if layer.name in found]
+
+
+def _check(method: str, ridge: Any, rounds: int, private: int | Sequence[str]) -> None:
     if ridge != "auto" and not 0 <= ridge < float("inf"):
         raise InputError(f"ridge= must be 0 or more, or 'auto', not {ridge}")
-    if rounds < 0 or private < 0:
+    if rounds < 0 or (isinstance(private, int) and private < 0):
         raise InputError("rounds= and private= are numbers of rounds and layers, 0 or more")
-    if private > len(prepared.layers):
-        raise InputError(f"private= is at most the number of layers, {len(prepared.layers)}")
     if private and method != "least_squares":
         raise InputError("private= is for least_squares")

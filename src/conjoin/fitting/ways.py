@@ -40,11 +40,13 @@ class Made:
     private: Sequence[Layer] = ()
 
 
-Way = Callable[[Prepared, Settings, int, int], Made]
+Private = Sequence[Layer]
+
+Way = Callable[[Prepared, Settings, Private, int], Made]
 """(models and data, settings, private layers, examples of each model) -> what was made."""
 
 
-def _least_squares(prepared: Prepared, settings: Settings, private: int, examples: int) -> Made:
+def _least_squares(prepared: Prepared, settings: Settings, private: Private, examples: int) -> Made:
     models = prepared.aligned(settings.align)
     start = merge(models, "linear", weights=settings.weights)
     states = [dict(start.state_dict()) for _ in models]
@@ -69,11 +71,10 @@ def _least_squares(prepared: Prepared, settings: Settings, private: int, example
             progress=prepared.progress,
         )
     made = states if private else states[:1]
-    own = prepared.layers[len(prepared.layers) - private :]
-    return Made([with_state(prepared.models[0], state) for state in made], layers, own)
+    return Made([with_state(prepared.models[0], state) for state in made], layers, private)
 
 
-def _regmean(prepared: Prepared, settings: Settings, _: int, examples: int) -> Made:
+def _regmean(prepared: Prepared, settings: Settings, _: Private, examples: int) -> Made:
     models = prepared.aligned(settings.align)
     statistics = [
         collect_statistics(model, first_of(part, examples), what=("gram",), memory=prepared.memory)
@@ -90,7 +91,7 @@ def _regmean(prepared: Prepared, settings: Settings, _: int, examples: int) -> M
     return _averaged(prepared, models, settings, found, examples)
 
 
-def _fisher(prepared: Prepared, settings: Settings, _: int, examples: int) -> Made:
+def _fisher(prepared: Prepared, settings: Settings, _: Private, examples: int) -> Made:
     models = prepared.aligned(settings.align)
     statistics = [
         collect_statistics(model, first_of(part, examples), what=("fisher",), seed=prepared.seed)

@@ -12,7 +12,7 @@ from conjoin.batches import Data, Inputs, batches, concatenate, inputs_of, run_m
 from conjoin.errors import DataError, InputError
 from conjoin.merging import POOLED
 
-__all__ = ["has_batchnorm", "needs_reestimation", "reestimate_batchnorm"]
+__all__ = ["has_batchnorm", "needs_reestimation", "reestimate_batchnorm", "running_means"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,6 +35,19 @@ def has_batchnorm(module: nn.Module) -> bool:
     (True, False)
     """
     return bool(_layers_with_statistics(module))
+
+
+def running_means(module: nn.Module) -> list[str]:
+    """Name the running means that `reestimate_batchnorm` would re-estimate.
+
+    >>> running_means(nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)))
+    ['1.running_mean']
+    """
+    return [
+        f"{name}.running_mean" if name else "running_mean"
+        for name, part in module.named_modules()
+        if isinstance(part, _BatchNorm) and part.running_mean is not None
+    ]
 
 
 def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:

@@ -17,7 +17,15 @@ from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.groups import Layout
 from conjoin.symmetry.permutations import Permutations
 
-__all__ = ["Proof", "largest_error", "prove", "random_orders", "randomized"]
+__all__ = [
+    "InDouble",
+    "Proof",
+    "double_by_default",
+    "largest_error",
+    "prove",
+    "random_orders",
+    "randomized",
+]
 
 TOLERANCE = 1e-9
 """Largest error of the outputs, relative to their size, in float64."""
@@ -192,7 +200,7 @@ def _expected(
 
 
 @contextmanager
-def _double_by_default() -> Iterator[None]:
+def double_by_default() -> Iterator[None]:
     """Let a forward that makes tensors without naming a dtype make them in float64."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
@@ -202,7 +210,7 @@ def _double_by_default() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-class _InDouble(TorchDispatchMode):
+class InDouble(TorchDispatchMode):
     """Let a forward that rounds to a smaller dtype on its way (many norms do) keep float64."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -214,7 +222,7 @@ class _InDouble(TorchDispatchMode):
 
 @torch.no_grad()
 def _run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    with _double_by_default(), _InDouble():  # type: ignore[no-untyped-call]
+    with double_by_default(), InDouble():  # type: ignore[no-untyped-call]
         outputs: Any = run_model(model, inputs)
     leaves = _pytree.tree_leaves(outputs if not isinstance(outputs, Mapping) else dict(outputs))
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

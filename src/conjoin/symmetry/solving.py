@@ -12,9 +12,10 @@ from torch.fx import Node
 
 from conjoin.checkpoints import Kind
 from conjoin.symmetry.axes import Axes, Space, size_of_axis
+from conjoin.symmetry.left_out import pin_left_out
 from conjoin.symmetry.rules import RULES, Rule
 from conjoin.symmetry.rules.elementwise import elementwise
-from conjoin.symmetry.tracing import Trace, size_of
+from conjoin.symmetry.tracing import Trace, name_of, size_of
 from conjoin.symmetry.values import Call, Source, Value
 
 __all__ = ["Solved", "solve"]
@@ -76,6 +77,7 @@ def solve(trace: Trace) -> Solved:
     for name in solved.tensors.keys() - _used_tensors(trace):
         for axis in solved.tensors[name]:
             solved.space.pin(axis, "nothing uses it")
+    pin_left_out(trace, found, solved.space)
     solved.aliases.update(
         (name, first)
         for name, first in trace.names.items()
@@ -149,7 +151,7 @@ def _call(node: Node, found: Mapping[Node, Any], solved: Solved) -> Any:
     shapes = _shapes(meta)
     if not shapes:
         return size_of(meta) if isinstance(meta, int | torch.SymInt) else None
-    name = _name(node.target)
+    name = name_of(node.target)
     call = Call(name, args, kwargs, shapes, solved.space, _selected(node), _used(node))
     values = call.values()
     results = _results(node, call, values, solved)
@@ -225,7 +227,7 @@ def _free(call: Call, shape: Sequence[int], source: Source) -> Value:
 def _selected(node: Node) -> tuple[int, ...]:
     """Name the dimensions of a view's result that are only selected from afterwards."""
     shape = _shape(node.meta.get("val"))
-    if shape is None or _name(node.target) not in ("aten.view", "aten.reshape", "aten.unflatten"):
+    if shape is None or name_of(node.target) not in ("aten.view", "aten.reshape", "aten.unflatten"):
         return ()
     return tuple(
         dim for dim, size in enumerate(shape) if 1 < size <= MOST_SLICES and _only(node, dim)
@@ -248,7 +250,7 @@ def _only(node: Node, dim: int) -> bool:
 
 
 def _follows(user: Node, dim: int, rank: int) -> bool:
-    name, args = _name(user.target), list(user.args)
+    name, args = name_of(user.target), list(user.args)
     if name in ("aten.select", "aten.unbind"):
         return int(args[1] if len(args) > 1 else 0) % rank == dim  # type: ignore[arg-type]
     if name == "aten.slice":  # of one position: what unbind becomes
@@ -271,13 +273,6 @@ def _follows(user: Node, dim: int, rank: int) -> bool:
         numbers = {int(n) % rank for n in gone}  # type: ignore[arg-type]
         return dim not in numbers and _only(user, dim - sum(n < dim for n in numbers))
     return False
-
-
-def _name(target: Any) -> str:
-    """Give ``aten.add`` for every overload of it."""
-    if isinstance(target, torch._ops.OpOverload):
-        return f"{target.namespace}.{target._opname}"
-    return str(getattr(target, "__name__", target))
 
 
 def _resolved(items: Any, found: Mapping[Node, Any]) -> Any:

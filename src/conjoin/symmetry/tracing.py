@@ -23,7 +23,7 @@ from conjoin.checkpoints import Checkpoint, Kind, from_module
 from conjoin.errors import InputError, TraceError
 from conjoin.symmetry.copies import fresh_copy
 
-__all__ = ["Trace", "size_of", "trace"]
+__all__ = ["Trace", "name_of", "size_of", "trace"]
 
 WHOLE = (
     "linear", "matmul", "einsum", "scaled_dot_product_attention", "lstm", "gru", "rnn_tanh",
@@ -82,6 +82,9 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
             "the example inputs must be tensors with a batch of two or more in their first "
             f"dimension; found {[list(t.shape) for t in tensors]}"
         )
+    # Of a view that is not contiguous, torch.export does not find the dimensions that vary.
+    args = tuple(tensor.contiguous() for tensor in args)
+    kwargs = {name: tensor.contiguous() for name, tensor in kwargs.items()}
     example = fresh_copy(model).eval()  # some models keep what a first run has computed
     try:
         with torch.no_grad():
@@ -172,6 +175,17 @@ def _are_equal(tensor: Any) -> bool:
     if not isinstance(tensor, Tensor) or tensor.is_meta or not tensor.numel():
         return False
     return bool((tensor == tensor.flatten()[0]).all())
+
+
+def name_of(target: Any) -> str:
+    """Give ``aten.add`` for every overload of it.
+
+    >>> name_of(torch.ops.aten.add.Tensor)
+    'aten.add'
+    """
+    if isinstance(target, torch._ops.OpOverload):
+        return f"{target.namespace}.{target._opname}"
+    return str(getattr(target, "__name__", target))
 
 
 def size_of(value: Any) -> int:

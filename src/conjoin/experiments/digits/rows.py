@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from conjoin.batches import Data
+from conjoin.comparison.family import Family, Row
 from conjoin.comparison.measuring import Laboratory
-from conjoin.comparison.rows import ROWS, SHUFFLED, Family, Row, best_of, parent_row
+from conjoin.comparison.rows import ROWS, SHUFFLED, best_of, parent_row
 from conjoin.comparison.shuffling import random_order
 from conjoin.comparison.subject import Group, Network, Part, Subject, TaskData, View
 from conjoin.evaluation import Predictor
