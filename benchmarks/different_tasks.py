@@ -36,11 +36,13 @@ from conjoin.evaluation import outcomes
 from conjoin.experiments.digits.network import new_network
 from conjoin.experiments.digits.training import to_input
 from conjoin.measure import paired_interval
+from conjoin.modules import TaskNetworks
 
 __all__ = ["ROWS", "Pair", "load", "main", "measure", "table"]
 
 Merged = nn.Module | list[nn.Module]
-"""A network, or several, whose probabilities are averaged."""
+"""A network, or several, whose probabilities are averaged. A `TaskNetworks` is told the task; its
+row has a * in its name."""
 
 Merge = Callable[[Sequence[nn.Module], Sequence[Tensor]], Merged]
 """Of the two specialists, and of unlabelled inputs [N, 1, 32, 32] of each task."""
@@ -52,6 +54,26 @@ Part = tuple[Tensor, Tensor]
 def _mean(networks: Sequence[nn.Module], inputs: Sequence[Tensor]) -> nn.Module:
     data = [(x, torch.zeros(len(x))) for x in inputs]  # labels are not looked at
     return conjoin.reestimate_batchnorm(conjoin.merge(list(networks)), *data)
+
+
+def _aligned(networks: Sequence[nn.Module], inputs: Sequence[Tensor], *, method: str) -> nn.Module:
+    data = None if method == "weights" else [x[:500] for x in inputs]
+    found = conjoin.align(list(networks), example_inputs=inputs[0][:2], data=data, method=method)
+    return _mean([one.apply(net) for one, net in zip(found, networks, strict=True)], inputs)
+
+
+def _least_squares(
+    networks: Sequence[nn.Module],
+    inputs: Sequence[Tensor],
+    *,
+    weights: Sequence[float] | None = None,
+    align: str = "activations",
+    private: Sequence[str] = (),
+) -> nn.Module:
+    data = [list(x.split(250)) for x in inputs]
+    return conjoin.merge_with_data(
+        networks, data, align=align, weights=weights, private=private, examples=len(inputs[0])
+    )[0]
 
 
 ROWS: dict[str, Merge | Mapping[str, Merge]] = {
@@ -68,6 +90,22 @@ ROWS: dict[str, Merge | Mapping[str, Merge]] = {
     "PLeaS": {
         f"matched by {matching}": partial(pleas, matching=matching)
         for matching in ("activations", "weights")
+    },
+    **{
+        f"conjoin: aligned by {method}, mean + re-estimated": partial(_aligned, method=method)
+        for method in ("weights", "activations")
+    },
+    "conjoin: least squares, nothing chosen by labels": _least_squares,
+    "conjoin: least squares": {
+        f"shares 1:{n}": partial(_least_squares, weights=(1, n)) for n in (1, 2, 3)
+    },
+    **{
+        f"conjoin: least squares, {name} per task *": partial(_least_squares, private=layers)
+        for name, layers in {
+            "classifier": ["classifier*"],
+            "classifier and block_4.3 on": ["block_4.3", "block_4.6", "classifier*"],
+            "block 1 and classifier": ["block_1*", "classifier*"],
+        }.items()
     },
 }
 """Name -> how the row is made. Of several ways (by setting), each seed takes the best on labelled
@@ -162,11 +200,17 @@ def measure(row: Merge | Mapping[str, Merge], pair: Pair) -> dict[str, Any]:
     tried = {}
     if len(made) > 1:
         for name, (merged, _) in made.items():
-            tried[name] = float(np.mean([_correct(merged, p).mean() for p in pair.validation]))
+            tried[name] = float(np.mean([one.mean() for one in _of_both(merged, pair.validation)]))
     chosen = max(made, key=lambda name: tried.get(name, 0.0))
     merged, seconds = made[chosen]
-    correct = [_correct(merged, part) for part in pair.test]
+    correct = _of_both(merged, pair.test)
     return {"correct": correct, "seconds": seconds, "chosen": chosen, "tried": tried}
+
+
+def _of_both(merged: Merged, parts: Sequence[Part]) -> list[np.ndarray]:
+    told = isinstance(merged, TaskNetworks)
+    chosen = [merged.for_task(str(k)) if told else merged for k in range(len(parts))]
+    return [_correct(one, part) for one, part in zip(chosen, parts, strict=True)]
 
 
 def _correct(merged: Merged, part: Part) -> np.ndarray:
@@ -200,13 +244,13 @@ def table(report: Mapping[str, Any]) -> str:
         "{images} unlabelled images of each task, {test images} test images, seeds {seeds}, "
         "{start}; {threads} threads, torch {torch}, {machine}".format(**report),
         "",
-        f"{'':<34}{'first':>8}{'second':>8}{'mean':>8}{'95 %':>16}{'seconds':>9}",
+        f"{'':<58}{'first':>8}{'second':>8}{'mean':>8}{'95 %':>16}{'seconds':>9}",
     ]
     for name, row in report["rows"].items():
         first, second = row["accuracy"]
         interval = "{:.1f} - {:.1f}".format(*row["interval"])
         lines.append(
-            f"{name:<34}{first:>8.1f}{second:>8.1f}{row['mean']:>8.1f}{interval:>16}"
+            f"{name:<58}{first:>8.1f}{second:>8.1f}{row['mean']:>8.1f}{interval:>16}"
             f"{row['seconds']:>9.1f}"
         )
         if row["chosen"][0]:

@@ -1,6 +1,7 @@
 """What `conjoin.find_symmetries` finds in a zoo of networks, and whether it is right.
 
     python benchmarks/zoo.py [--family torchvision] [--only PATTERN] [--output FILE.jsonl] [--table]
+    python benchmarks/zoo.py --align [the same]
 
 Families: small networks written here, every classification constructor of torchvision, many
 families of timm, small ones of transformers; all with random weights. They need torchvision, timm
@@ -15,6 +16,10 @@ Whether the function is kept is found without conjoin's own proof: everything is
 of constant weights and of statistics, other inputs and another size of batch. A model whose outputs
 then differ by more than 1e-9, though the proof passed, is *silently wrong*. So that equal outputs
 mean something, a copy in which only every other tensor is reordered must differ.
+
+With ``--align`` it is measured instead whether `conjoin.align` puts a reordered copy of each model
+back: *exact* if all weights then are those of the model, bit for bit; *too slow* after 60 seconds
+of one core.
 
 With ``--output``, each model is a line of the file as soon as it is measured, and what is there
 already is not measured again.
@@ -31,7 +36,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from zoo_models import FAMILIES, builds, note_of
+from zoo_models import FAMILIES, aligning, builds, note_of
 from zoo_models.checking import (
     BAR,
     batch_of,
@@ -125,12 +130,21 @@ def _half(reordering: Permutations, model: nn.Module) -> nn.Module:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; see the top of the file."""
-    return main_of(measure, str(__doc__), arguments)
+    return main_of(measure, str(__doc__), arguments, align=True)
 
 
-def main_of(measure: Measure, about: str, arguments: Sequence[str] | None) -> int:
-    """Measure models in one way or another."""
-    options = _parser(about).parse_args(arguments)
+def main_of(
+    measure: Measure, about: str, arguments: Sequence[str] | None, *, align: bool = False
+) -> int:
+    """Measure models in one way or another; with `align` there is the option to align them."""
+    parser = _parser(about)
+    if align:
+        parser.add_argument(
+            "--align", action="store_true", help="align a reordered copy of each model instead"
+        )
+    options = parser.parse_args(arguments)
+    align = align and options.align
+    shown, added = (aligning.line_of, aligning.summary) if align else (line_of, summary)
     families = options.family or FAMILIES
     tasks = [
         (family, name)
@@ -145,14 +159,14 @@ def main_of(measure: Measure, about: str, arguments: Sequence[str] | None) -> in
         records = list(
             run(
                 tasks,
-                measure,
+                aligning.measure if align else measure,
                 options.output,
                 seconds=options.seconds,
                 memory=options.memory,
-                say=lambda record: print(line_of(record), flush=True),
+                say=lambda record: print(shown(record), flush=True),
             ).values()
         )
-    print(summary(records))
+    print(added(records))
     return 0
 
 

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from conjoin.coupling import Coupling
     from conjoin.errors import ConjoinError
     from conjoin.evaluation import evaluate
+    from conjoin.fitting import merge_with_data
     from conjoin.merging import merge
     from conjoin.records import Record
-    from conjoin.repairing import needs_reestimation, reestimate_batchnorm
+    from conjoin.repairing import needs_reestimation, reestimate_batchnorm, repair
     from conjoin.report import write_report
     from conjoin.sweeping import continuum
     from conjoin.symmetry import find_symmetries
@@ -41,9 +42,11 @@ __all__ = [
     "evaluate",
     "find_symmetries",
     "merge",
+    "merge_with_data",
     "needs_reestimation",
     "open_checkpoint",
     "reestimate_batchnorm",
+    "repair",
     "save",
     "write_report",
 ]
@@ -63,9 +66,11 @@ _HOMES = {
     "evaluate": "conjoin.evaluation",
     "find_symmetries": "conjoin.symmetry",
     "merge": "conjoin.merging",
+    "merge_with_data": "conjoin.fitting",
     "needs_reestimation": "conjoin.repairing",
     "open_checkpoint": "conjoin.checkpoints",
     "reestimate_batchnorm": "conjoin.repairing",
+    "repair": "conjoin.repairing",
     "save": "conjoin.checkpoints",
     "write_report": "conjoin.report",
 }

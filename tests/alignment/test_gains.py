@@ -6,8 +6,9 @@ from itertools import permutations, product
 import pytest
 import torch
 
+from conjoin.alignment import gains
 from conjoin.alignment.blocks import Block, inner_product, reordered
-from conjoin.alignment.gains import assign, nested_gain_of
+from conjoin.alignment.gains import assign, mutual, nested_gain_of
 from conjoin.symmetry.groups import Group
 
 # Heads of keys and values, each with query heads and with values of its own; what reads them all.
@@ -82,6 +83,37 @@ def test_the_best_of_all_orders(shapes, seed):
         assert promised == pytest.approx(best, abs=1e-5)
 
 
+@pytest.mark.parametrize("shapes", [GROUPED, READER_ONLY, TWO_READERS])
+def test_all_orders_at_once_say_what_one_pair_after_the_other_does(shapes, monkeypatch):
+    """Where groups within have two orders each, both ways are exact."""
+    sizes = {"heads": 5, "queries": 2, "values": 2, None: 3}
+    groups, blocks = groups_of(sizes), blocks_of(shapes, sizes, 0)
+    identity = {
+        name: torch.arange(group.size).expand(*group.copies, -1) for name, group in groups.items()
+    }
+    found = []
+    for combined in (gains.COMBINED, 0):
+        monkeypatch.setattr(gains, "COMBINED", combined)
+        found.append(nested_gain_of(groups["heads"], blocks, groups, identity))
+    one, two = found
+    assert torch.allclose(one.gain, two.gain, atol=1e-5)
+    assert all(torch.equal(one.within[name], two.within[name]) for name in ("queries", "values"))
+
+
+def test_very_many_units_with_two_orders_each_are_planted_and_found():
+    sizes = {"heads": 100, "queries": 2, "values": 2, None: 5}
+    groups, blocks = groups_of(sizes), blocks_of(READER_ONLY, sizes, 0)
+    generator = torch.Generator().manual_seed(1)
+    order = {
+        name: torch.rand((*group.copies, group.size), generator=generator).argsort(-1)
+        for name, group in groups.items()
+    }
+    shuffled = [replace(b, other=b.reference, scale=1.0) for b in blocks]
+    shuffled = [replace(b, reference=reordered(b, groups, order)) for b in shuffled]
+    found, _ = best_of(groups["heads"], shuffled, groups, order)
+    assert all(torch.equal(found[name], order[name]) for name in groups)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_group_that_meets_itself_is_never_worse(seed):
     """What is best for values by values is not found in general; but what was there is kept."""
@@ -132,3 +164,28 @@ def test_more_units_than_are_tried_are_planted_and_found():
     found, promised = best_of(groups["heads"], shuffled, groups, identity)
     assert all(torch.equal(found[name], order[name]) for name in groups)
     assert promised == pytest.approx(objective(shuffled, groups, order), rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_assignment_is_the_best_of_all_orders(seed):
+    """Of five matrices: some whose largest gains are an order already, and some with ties."""
+    noise = torch.randn(5, 5, 5, generator=torch.Generator().manual_seed(seed)).double()
+    easy = noise + 10 * torch.eye(5)[torch.tensor([2, 0, 4, 1, 3])]
+    tied = (noise > 0).double()
+    places = torch.arange(5)
+    for gain in (noise, easy, tied):
+        found = assign(gain)
+        assert found.shape == (5, 5)
+        for one, order in zip(gain, found, strict=True):
+            best = max(float(one[places, list(other)].sum()) for other in permutations(range(5)))
+            assert sorted(order.tolist()) == list(range(5))
+            assert float(one[places, order].sum()) == pytest.approx(best)
+    assert all(order.tolist() == [2, 0, 4, 1, 3] for order in assign(easy))
+
+
+def test_a_match_is_mutual_if_neither_would_rather_have_another():
+    gain = torch.tensor([[3.0, 2.0, 0.0], [4.0, 1.0, 0.0], [0.0, 0.0, 5.0]])
+    assert mutual(gain, torch.tensor([1, 0, 2])).tolist() == [False, True, True]
+    assert mutual(gain, torch.tensor([0, 1, 2])).tolist() == [False, False, True]
+    both = mutual(torch.stack([gain, gain.T]), torch.tensor([[1, 0, 2], [1, 0, 2]]))
+    assert both.tolist() == [[False, True, True], [True, False, True]]

@@ -68,14 +68,40 @@ def test_starts_that_differ_are_all_tried(wide):
 
 
 def test_very_wide_networks_get_no_random_starts(wide, monkeypatch):
+    """Of unrelated ones the order that a model came in is no start either, if there are others."""
     net, layout, _ = wide
     problem = problem_of(net, new(lambda: mlp(6, 60, 60, 4), 1), layout)
     monkeypatch.setattr(matching, "WIDE", 59)
     seen = []
     found = match(problem, progress=lambda *at: seen.append(at))
-    assert {end.start for end in found} == {"greedy", "sequential"}
+    assert [end.start for end in found] == ["greedy"]
+    assert found[0].certain < matching.CERTAIN
     assert seen[-1] == (len(STARTS), len(STARTS))
-    assert [end.start for end in match(problem, starts=["random"])] == ["random"]
+    for start in ("random", "sequential"):
+        assert [end.start for end in match(problem, starts=[start])] == [start]
+
+
+def test_a_certain_end_of_a_very_wide_network_is_enough(wide, monkeypatch):
+    net, layout, order = wide
+    problem = problem_of(net, order.apply(net), layout)
+    monkeypatch.setattr(matching, "WIDE", 59)
+    (end,) = match(problem)
+    assert end.start == "greedy"
+    assert end.certain == 1
+    assert all(torch.equal(end.orders[name], o) for name, o in order.inverse().orders.items())
+
+
+def test_very_wide_networks_of_one_origin_are_tried_from_where_they_are(wide, monkeypatch):
+    """Their order is right, which noise of twice the weights does not let any other start know."""
+    net, layout, _ = wide
+    other = new(lambda: mlp(6, 60, 60, 4), 0)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(2 * weight.std() * torch.randn(weight.shape, generator=generator))
+    problem = problem_of(net, other, layout)
+    monkeypatch.setattr(matching, "WIDE", 59)
+    assert {end.start for end in match(problem)} == {"greedy", "sequential"}
 
 
 @pytest.mark.parametrize("seed", range(3))

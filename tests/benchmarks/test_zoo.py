@@ -1,6 +1,7 @@
 """The zoo's benchmark sees what is wrong, and goes on after what fails."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -60,6 +61,53 @@ def test_a_model_that_cannot_be_traced_has_a_reason(zoo, monkeypatch):
     assert record == {"traced": False, "reason": "an `if` on a tensor"}
 
 
+def test_a_reordered_copy_is_put_back_exactly(zoo):
+    record = zoo.aligning.measure("own", "siamese")
+    assert record["verdict"] == "exact"
+    assert record["differ"] == record["misplaced"] == {}
+    assert (record["groups"], record["units"]) == (2, 28)
+    assert record["before"] < 0.9 < record["objective"]
+
+
+def test_what_is_not_put_back_is_wrong_and_named(zoo, monkeypatch):
+    """With an alignment that changes nothing."""
+
+    def idle(model, to, symmetries):
+        found = align([to, model], symmetries=symmetries)[0]  # the first keeps its order
+        assert found.permutations.is_identity()
+        return found
+
+    align = zoo.conjoin.align
+    monkeypatch.setattr(zoo.conjoin, "align", idle)
+    record = zoo.aligning.measure("own", "siamese")
+    assert record["verdict"] == "wrong"
+    assert record["share_in_place"] < 0.5
+    assert len(record["misplaced"]) == 2
+    assert all(0.5 < share <= 1 for share in record["differ"].values())
+    line = zoo.aligning.line_of({"family": "own", "name": "siamese", **record})
+    assert f"{len(record['differ'])} weights differ" in line
+
+
+def test_an_alignment_that_takes_too_long_is_given_up(zoo, monkeypatch):
+    def endless(*args, **kwargs):
+        while True:
+            pass
+
+    handler = signal.getsignal(signal.SIGPROF)
+    monkeypatch.setattr(zoo.conjoin, "align", endless)
+    monkeypatch.setattr(zoo.aligning, "LIMIT", 0.1)
+    record = zoo.aligning.measure("own", "siamese")
+    assert record["verdict"] == "too slow"
+    assert signal.getsignal(signal.SIGPROF) == handler
+    assert signal.getitimer(signal.ITIMER_PROF) == (0, 0)
+    monkeypatch.undo()
+    refused = {"traced": False, "reason": "an `if` on a tensor"}
+    died = {"reason": "the process died, exit code 3"}
+    records = [{"family": "own", "name": "n", **one} for one in (record, refused, died)]
+    row = zoo.aligning.summary(records).splitlines()[-1]
+    assert row.split("|")[1:8] == [" own ", " 3 ", " 2 ", " 0 ", " 0 ", " 1 ", " 1 "]
+
+
 ANSWERS = """
 import os
 
@@ -105,3 +153,17 @@ def test_a_run_prints_a_line_for_each_model_and_a_table(zoo, tmp_path, capsys):
     assert lines[-1].startswith("| own | 2 | 2 | 2 | 0 | 0 | 0 |")
     assert zoo.main([*arguments, "--table"]) == 0
     assert capsys.readouterr().out.splitlines() == lines[2:]
+
+
+def test_a_run_that_aligns_prints_its_own_lines_and_table(zoo, capsys, monkeypatch):
+    def here(tasks, measure, output, *, say, **limits):
+        """Measure in this process, which is faster."""
+        records = {(f, n): {"family": f, "name": n, **measure(f, n)} for f, n in tasks}
+        list(map(say, records.values()))
+        return records
+
+    monkeypatch.setattr(zoo, "run", here)
+    assert zoo.main(["--align", "--family", "own", "--only", "mlp"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:7] == ["own", "mlp", "2", "groups,", "44", "units,", "exact"]
+    assert lines[-1].startswith("| own | 1 | 1 | 1 | 0 | 0 | 0 |")

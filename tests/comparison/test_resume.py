@@ -14,8 +14,8 @@ from conjoin.comparison.rows import BEST_PARENT
 from conjoin.errors import StageError
 from conjoin.stages import StageCache
 
-ROWS = 10
-RUNNING = {"interpolation", "depth", "activations"}
+ROWS = 14
+RUNNING = {"interpolation", "depth", "activations", "alignment"}
 
 
 def stages(folder):
@@ -54,8 +54,8 @@ def test_the_same_again(tiny, given):
     first = tiny.compare(*given)
     before, results = stages(first.folder), (first.folder / "results.json").read_bytes()
     checkpoints = {p: p.read_bytes() for p in first.folder.glob("checkpoints/*/*")}
-    # 10 rows; 3 running views and distances; 2 networks on validation data; 3 starts.
-    assert len(before) == ROWS + 4 + 2 + 3
+    # 14 rows; 4 running views and distances; 2 networks on validation data; 3 starts.
+    assert len(before) == ROWS + 5 + 2 + 3
     second = tiny.compare(*given)
     assert remade(before, stages(second.folder)) == set()
     assert (second.folder / "results.json").read_bytes() == results
@@ -76,8 +76,8 @@ def _rows(names):
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"points": 5}, {"interpolation"}),
-        ({"layers": 1}, {"depth"}),
+        ({"points": 5}, {"interpolation", "alignment"}),
+        ({"layers": 1}, {"depth", "alignment"}),
         ({"resolution": 5}, set()),
         ({"samples": 1}, set()),
         ({"curve_examples": 5}, RUNNING),

@@ -14,6 +14,7 @@ from conjoin.report import read_run, write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE, DESK = (360, 740), (1280, 900)
+COMPARED_WITH_ALIGNED = ("row", "interpolation", "barrier", "depth", "activations")
 PAGES = ("full", "hostile", "compared")
 
 
@@ -45,6 +46,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
+    from synthetic_alignment import add_alignment
     from synthetic_continuum import Options, write_continuum
     from synthetic_run import without, write_synthetic_run
 
@@ -56,7 +58,10 @@ def pages(tmp_path_factory):
     other = write_synthetic_run(root / "other", seeds=1, groups=1)
     for folder in (full, hostile, other):
         without(folder, lambda record: record.metric != "loss" or record.how["view"] == "plane")
+    aligned = write_synthetic_run(root / "aligned", seeds=1, groups=1, unseen=False)
+    add_alignment(without(aligned, lambda record: record.how["view"] in COMPARED_WITH_ALIGNED))
     return {
+        "aligned": write_report([aligned]),
         "full": write_report([full]),
         "hostile": write_report([hostile]),
         "compared": write_report([full, other]),
@@ -335,3 +340,47 @@ def test_the_continuum_has_a_control_for_its_profile(open_page, size):
         )
         assert left >= -1, key
         assert right >= -1, key
+
+
+@pytest.mark.parametrize("size", [PHONE, DESK], ids=["phone", "desk"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_section_of_aligned_networks(open_page, size, scheme):
+    page = open_page("aligned", size, scheme)
+    widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert widths[0] <= widths[1]
+    found = page.evaluate(
+        """[...document.querySelectorAll('#aligned figure')].map(figure => {
+          const svg = [...figure.querySelectorAll('svg.chart')].find(s => s.checkVisibility());
+          const box = svg.getBoundingClientRect();
+          const within = m => m.left >= box.left - 1 && m.right <= box.right + 1
+              && m.top >= box.top - 1 && m.bottom <= box.bottom + 1;
+          const marks = [...svg.querySelectorAll('[aria-label]')].filter(
+            mark => !mark.closest('.role-axis, .role-legend')).map(m => m.getBoundingClientRect());
+          const texts = [...svg.querySelectorAll('text')];
+          return [figure.id, marks.length, marks.filter(m => m.width > 0 && within(m)).length,
+            texts.every(t => within(t.getBoundingClientRect())),
+            [...new Set(texts.map(t => getComputedStyle(t).fill))]];
+        })"""
+    )
+    assert len(found) == 5
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    for key, marks, seen, texts_within, inks in found:
+        assert marks == seen > 5, key
+        assert texts_within, key
+        assert all(_contrast(ink, paper) >= 4.5 for ink in inks), key
+    # Both maps are squares of one size, and apart.
+    boxes = page.evaluate(
+        """(() => { const svg = [...document.querySelectorAll('#unit-pairs svg.chart')].find(
+            s => s.checkVisibility());
+          return ['before', 'after'].map(name => {
+            const all = [...svg.querySelectorAll(`[aria-label*=", ${name}: "]`)].map(
+              m => m.getBoundingClientRect());
+            return [Math.min(...all.map(m => m.left)), Math.max(...all.map(m => m.right)),
+              Math.min(...all.map(m => m.top)), Math.max(...all.map(m => m.bottom))]; }); })()"""
+    )
+    for left, right, top, bottom in boxes:
+        assert abs((right - left) / (bottom - top) - 1) < 0.12
+    (_, right, _, bottom), (left, _, top, _) = boxes
+    assert top > bottom if size == PHONE else left > right
+    page.emulate_media(media="print")
+    assert page.locator("#aligned .switches:visible").count() == 0

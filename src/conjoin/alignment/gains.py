@@ -11,15 +11,16 @@ were compared, the correlation of a pair is a gain too.
 
 Where one block has two groups that lie within (with grouped queries: what reads a head of values
 has the heads of queries and the values beside each other), the best order of one depends on that of
-the other. For each pair one is improved after the other, from several orders to begin with.
+the other. If both are very small, all of their orders are tried. Otherwise for each pair one is
+improved after the other, from several orders to begin with.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
+from math import factorial, inf, prod
 from typing import Protocol
 
-import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -28,7 +29,7 @@ from conjoin.alignment.blocks import Block, inner_product, reordered
 from conjoin.symmetry.groups import Group
 from conjoin.symmetry.reordering import Orders
 
-__all__ = ["Activations", "Nested", "assign", "gain_of", "nested_gain_of"]
+__all__ = ["Activations", "Nested", "assign", "gain_of", "mutual", "nested_gain_of"]
 
 FEW = 3
 """Of a group of so many units within another, every order is tried."""
@@ -36,6 +37,10 @@ FEW = 3
 CLIMBS = 20
 SMALLEST = 1e-7
 """Groups within are improved in turn at most so often, and as long as more than this is gained."""
+
+COMBINED = 24
+"""Where groups within that share blocks have no more orders than that together, each of them is
+tried for all pairs at once."""
 
 MOST = 64
 """Of an outer group of more units, pairs are too many to be gone through one by one: what blocks
@@ -76,7 +81,7 @@ def gain_of(
         for axis in block.axes_of(group.name):
             other = reordered(block, groups, orders, but=[axis])
             places = [block.place_of(outer, axis) for outer in group.within]
-            total += block.scale * _products(block.reference, other, places, [axis])
+            total.add_(_products(block.reference, other, places, [axis]), alpha=block.scale)
     found = activations.gain(group, orders) if activations else None
     return total if found is None else total + found
 
@@ -115,7 +120,7 @@ def nested_gain_of(
         activations: what correlations add.
     """
     inner = [one for one in groups.values() if group.name in one.within]
-    size = group.size
+    size, few = group.size, _combinations(inner, blocks) <= COMBINED
     total = torch.zeros((size, size), dtype=torch.float64)
     pairs = {
         one.name: torch.zeros((*_others(one, group), size, size, one.size, one.size)).double()
@@ -132,8 +137,8 @@ def nested_gain_of(
             ]
             if not free:
                 other = reordered(block, groups, orders, but=[axis])
-                total += block.scale * _products(block.reference, other, [], [axis])
-            elif len(free) > 1 and size > MOST:
+                total.add_(_products(block.reference, other, [], [axis]), alpha=block.scale)
+            elif len(free) > 1 and size > MOST and not few:
                 continue
             elif len(free) > 1:
                 places = [place for _, place in free]
@@ -143,7 +148,7 @@ def nested_gain_of(
                 other = reordered(block, groups, orders, but=[axis, place])
                 beside = [block.place_of(name, place) for name in one.within if name != group.name]
                 found = _products(block.reference, other, beside, [axis, place])
-                pairs[one.name] += block.scale * found
+                pairs[one.name].add_(found, alpha=block.scale)
     own = activations.gain(group, orders) if activations else None
     total = total if own is None else total + own
     for one in inner:
@@ -153,7 +158,11 @@ def nested_gain_of(
     together = [one for one in inner if any(one.name in block.names for block, _ in shared)]
     best: dict[str, Tensor] = {}
     if together:
-        gained, best = _best_together(group, together, shared, pairs, orders)
+        gained, best = (
+            _best_of_all(group, together, shared, pairs)
+            if few
+            else _best_together(group, together, shared, pairs, orders)
+        )
         total += gained
     for one in inner:
         if one in together:
@@ -183,6 +192,45 @@ def _opened(
         None if name in inner and at not in places else name for at, name in enumerate(block.names)
     )
     return replace(block, names=names, other=other)
+
+
+def _combinations(inner: Sequence[Group], blocks: Sequence[Block]) -> float:
+    """Count the orders of groups within that share blocks; inf if those lie within others too."""
+    names = {one.name for one in inner}
+    there = [[name for name in block.names if name in names] for block in blocks]
+    shared = {name for each in there if len(each) > 1 for name in each}
+    found = [one for one in inner if one.name in shared]
+    if any(len(one.within) > 1 for one in found):
+        return inf
+    return prod(factorial(min(one.size, COMBINED)) for one in found)
+
+
+def _best_of_all(
+    group: Group,
+    inner: Sequence[Group],
+    shared: Sequence[tuple[Block, int]],
+    pairs: Mapping[str, Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Give what `_best_together` does, from all orders of the groups within."""
+    size = group.size
+    total = torch.full((size, size), -inf, dtype=torch.float64)
+    best = {one.name: torch.zeros((size, size, one.size), dtype=torch.int64) for one in inner}
+    for each in product(*(permutations(range(one.size)) for one in inner)):
+        tried = {one.name: torch.tensor(order) for one, order in zip(inner, each, strict=True)}
+        gain = torch.zeros((size, size), dtype=torch.float64)
+        for name, order in tried.items():
+            gain += pairs[name][..., torch.arange(len(order)), order].sum(-1)
+        for block, axis in shared:
+            other = block.other
+            for place, found in enumerate(block.names):
+                if found in tried:
+                    other = other.index_select(place, tried[found].to(other.device))
+            gain.add_(_products(block.reference, other, [], [axis]), alpha=block.scale)
+        better = gain > total
+        total = gain.where(better, total)
+        for name, order in tried.items():
+            best[name][better] = order
+    return total, best
 
 
 def _best_together(
@@ -286,9 +334,24 @@ def assign(gain: Tensor) -> Tensor:
     >>> assign(torch.tensor([[1.0, 3.0], [0.0, 1.0]])).tolist()
     [1, 0]
     """
-    flat = gain.reshape(-1, *gain.shape[-2:]).numpy()
-    found = [linear_sum_assignment(one, maximize=True)[1] for one in flat]
-    return torch.from_numpy(np.stack(found)).reshape(gain.shape[:-1])
+    flat = gain.reshape(-1, *gain.shape[-2:])
+    # Where no two rows have their largest gain in one column, no order can do better.
+    found = flat.argmax(-1)
+    taken = torch.zeros(found.shape, dtype=torch.bool).scatter_(-1, found, value=True)
+    for at in (~taken.all(-1)).nonzero().flatten().tolist():
+        _, order = linear_sum_assignment(flat[at].numpy(), maximize=True)
+        found[at] = torch.from_numpy(order)
+    return found.reshape(gain.shape[:-1])
+
+
+def mutual(gain: Tensor, order: Tensor) -> Tensor:
+    """Say which pairs of an order are each other's best: bool [..., n].
+
+    >>> mutual(torch.tensor([[2.0, 3.0], [0.0, 1.0]]), torch.tensor([1, 0])).tolist()
+    [True, False]
+    """
+    taken = gain.gather(-1, order[..., None])[..., 0]
+    return (taken >= gain.amax(-1)) & (taken >= gain.amax(-2).gather(-1, order))
 
 
 def _others(inner: Group, outer: Group) -> list[int]:
@@ -296,7 +359,7 @@ def _others(inner: Group, outer: Group) -> list[int]:
 
 
 def _products(one: Tensor, two: Tensor, batch: Sequence[int], axes: Sequence[int]) -> Tensor:
-    """Give the inner products over all other axes: float64 [batch..., n, n] or [..., m, m, n, n].
+    """Give the inner products over all other axes: float32 [batch..., n, n] or [..., m, m, n, n].
 
     With two axes, of sizes m and n, the result is [batch..., m, m, n, n].
     """
@@ -308,8 +371,8 @@ def _products(one: Tensor, two: Tensor, batch: Sequence[int], axes: Sequence[int
     if depth == 0:
         flat = [t.reshape(*shape, 1) for t in flat]
     if len(axes) == 1:
-        return (flat[0] @ flat[1].transpose(-1, -2)).double().cpu()
+        return (flat[0] @ flat[1].transpose(-1, -2)).cpu()
     joined = [t.flatten(count, count + 1) for t in flat]
-    products = (joined[0] @ joined[1].transpose(-1, -2)).double().cpu()
+    products = (joined[0] @ joined[1].transpose(-1, -2)).cpu()
     m, n = shape[count:]
     return products.reshape(*shape[:count], m, n, m, n).transpose(-2, -3)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from conjoin.alignment.blocks import Block, inner_product
-from conjoin.alignment.gains import Activations, assign, gain_of, nested_gain_of
+from conjoin.alignment.gains import Activations, assign, gain_of, mutual, nested_gain_of
 from conjoin.symmetry.groups import Group
 
 __all__ = ["STARTS", "Descent", "Problem", "descend", "match", "weighed"]
@@ -39,8 +39,16 @@ LEAST = 1e-3
 
 WIDE = 1024
 LEAST_WIDE = 1e-4
-"""With a group of more units than that, a sweep takes seconds: such networks get no random starts,
-and the best one is left when it gains less than this share."""
+"""With a group of more units than that, a sweep takes seconds: such networks get no random starts.
+Their best end goes on only if it is certain, and is left when it gains less than this share."""
+
+CERTAIN = 0.8
+"""In wide networks an end counts as certain if this share of units are each other's best match: it
+is above .95 where both models have a common origin, and about .5 where they have none."""
+
+HOPE = 0.5
+"""The order that a model came in is a start for wide networks only if it has this share of what the
+best end has above chance. So it is for models of one origin, and never for independent ones."""
 
 SAME = 0.98
 MANY = 100
@@ -129,12 +137,15 @@ class Descent:
         orders: of all groups.
         objective: of those.
         settled: whether no group alone could do better.
+        certain: share of units that were each other's best match when their group last got an
+            order; of those that got one.
     """
 
     start: str
     orders: Mapping[str, Tensor]
     objective: float
     settled: bool
+    certain: float = 0.0
 
 
 def match(
@@ -147,8 +158,9 @@ def match(
     """Give where each start leads to, the best one first.
 
     Only the best one goes on until nothing is gained any more. Where two starts have led to one
-    end already, the others are left out; so are random ones in very wide networks, if there are
-    others.
+    end already, the others are left out. In very wide networks, where each takes long, so are
+    random ones, if there are others, all once an end is certain, and the order that the model came
+    in if it is far behind.
 
     Args:
         problem: the models.
@@ -162,19 +174,22 @@ def match(
     tried = tried or list(starts)
     found: list[Descent] = []
     for number, start in enumerate(tried):
-        orders = problem.identity()
+        if wide and found and not _promising(problem, start, found, generator):
+            continue
+        orders, known = problem.identity(), dict[str, Tensor]()
         if start == "greedy":
-            orders = _greedy(problem)
+            orders, known = _greedy(problem)
         elif start == "random":
             orders = {n: _drawn(order, generator) for n, order in orders.items()}
         way = None if start == "sequential" else generator
-        found.append(descend(problem, orders, way, start=start, least=LEAST))
-        ended = number + 1 == len(tried) or _agree(problem, found)
-        progress(len(starts) if ended else number + 1, len(starts))
-        if ended:
+        found.append(descend(problem, orders, way, start=start, least=LEAST, known=known))
+        if _agree(problem, found):
             break
+        if number + 1 < len(starts):
+            progress(number + 1, len(starts))
+    progress(len(starts), len(starts))
     found.sort(key=lambda one: -one.objective)
-    if not found[0].settled:
+    if not found[0].settled and (not wide or found[0].certain >= CERTAIN):
         least = LEAST_WIDE if wide else 0.0
         found[0] = descend(problem, found[0].orders, generator, start=found[0].start, least=least)
     return found
@@ -187,6 +202,7 @@ def descend(
     *,
     start: str = "given",
     least: float = 0.0,
+    known: Mapping[str, Tensor] | None = None,
 ) -> Descent:
     """Give each group its best order in turn, until nothing is gained: never worse than before.
 
@@ -196,14 +212,17 @@ def descend(
         generator: of the orders in which groups are gone through; forward without one.
         start: what to call it.
         least: it ends when a sweep through all groups gains less than this share.
+        known: groups that have their best order already, and which units of theirs are each
+            other's best match.
     """
     orders, names = dict(orders), list(problem.groups)
     objective = problem.objective(orders)
-    # Of each group: what its neighbours were when it had its best order.
-    settled: dict[str, tuple[int, ...]] = {}
+    certain = dict(known or {})
     version = dict.fromkeys(names, 0)
     changed = True
     neighbours = {name: sorted(problem.neighbours(name)) for name in names}
+    # Of each group: what its neighbours were when it had its best order.
+    settled = {name: (0,) * len(neighbours[name]) for name in certain}
     for _ in range(SWEEPS):
         before, changed = objective, False
         for at in range(len(names)) if generator is None else _shuffled(names, generator):
@@ -211,7 +230,7 @@ def descend(
             around = tuple(version[one] for one in neighbours[name])
             if settled.get(name) == around:
                 continue
-            better, gained = _improved(problem, name, orders)
+            better, gained, certain[name] = _improved(problem, name, orders)
             for moved, order in better.items():
                 orders[moved] = order
                 version[moved] += 1
@@ -220,7 +239,9 @@ def descend(
             settled[name] = tuple(version[one] for one in neighbours[name])
         if not changed or objective - before < least * abs(objective):
             break
-    return Descent(start, orders, problem.objective(orders), not changed)
+    pairs = [each.flatten() for each in certain.values()] or [torch.ones(1, dtype=torch.bool)]
+    share = float(torch.cat(pairs).double().mean())
+    return Descent(start, orders, problem.objective(orders), not changed, share)
 
 
 def _agree(problem: Problem, found: Sequence[Descent]) -> bool:
@@ -232,44 +253,66 @@ def _agree(problem: Problem, found: Sequence[Descent]) -> bool:
     return float(torch.cat(same).double().mean()) > SAME
 
 
+def _promising(
+    problem: Problem, start: str, found: Sequence[Descent], generator: torch.Generator
+) -> bool:
+    """Whether one more start may lead to a better end in a wide network."""
+    best = max(found, key=lambda end: end.objective)
+    if best.certain >= CERTAIN:
+        return False
+    if start != "sequential":
+        return True
+    still = problem.identity()
+    chance = problem.objective({n: _drawn(order, generator) for n, order in still.items()})
+    return problem.objective(still) - chance > HOPE * (best.objective - chance)
+
+
 def _improved(
     problem: Problem, name: str, orders: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], float]:
-    """Give better orders of a group and of those within it, if there are, and what they gain."""
+) -> tuple[dict[str, Tensor], float, Tensor]:
+    """Give better orders of a group and of those within it, if there are, and what they gain.
+
+    And which units then are each other's best match.
+    """
     group, places = problem.groups[name], problem.places[name]
     inner = any(name in one.within for one in problem.groups.values())
     if not inner and all(len(block.axes_of(name)) == 1 for block in places):
         gain = gain_of(group, places, problem.groups, orders, problem.activations)
         found = {name: assign(gain)}
+        certain = mutual(gain, found[name])
         new, old = (gain.gather(-1, o[..., None]).sum() for o in (found[name], orders[name]))
         gained = float(new - old)
     else:
-        found = _best(problem, group, places, orders)
+        found, certain = _best(problem, group, places, orders)
         found = {one: order for one, order in found.items() if not torch.equal(order, orders[one])}
         gained = problem.part({**orders, **found}, found) - problem.part(orders, found)
-    return (found, gained) if gained > SMALLEST else ({}, 0.0)
+    return (found, gained, certain) if gained > SMALLEST else ({}, 0.0, certain)
 
 
 def _best(
     problem: Problem, group: Group, blocks: Sequence[Block], orders: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Give the best orders of a group and of those within it, and whose match is mutual."""
     inner = [one for one in problem.groups.values() if group.name in one.within]
     if not inner:
-        return {
-            group.name: assign(gain_of(group, blocks, problem.groups, orders, problem.activations))
-        }
+        gain = gain_of(group, blocks, problem.groups, orders, problem.activations)
+        order = assign(gain)
+        return {group.name: order}, mutual(gain, order)
     nested = nested_gain_of(group, blocks, problem.groups, orders, problem.activations)
     order = assign(nested.gain)
     found = {group.name: order}
     for one in inner:
         chosen = nested.within[one.name][torch.arange(group.size), order]
         found[one.name] = chosen.movedim(0, one.within.index(group.name)).contiguous()
-    return found
+    return found, mutual(nested.gain, order)
 
 
-def _greedy(problem: Problem) -> dict[str, Tensor]:
-    """Go forward, and match each group by what is known already: its inputs, in most networks."""
-    orders, known = problem.identity(), set[str]()
+def _greedy(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Go forward, and match each group by what is known already: its inputs, in most networks.
+
+    The second result has the groups of which all was known then, and whose match is mutual.
+    """
+    orders, known, best = problem.identity(), set[str](), dict[str, Tensor]()
     for name, group in problem.groups.items():
         if name in known:
             continue  # within another, and matched with it
@@ -278,9 +321,12 @@ def _greedy(problem: Problem) -> dict[str, Tensor]:
         blocks = [b for b in problem.places[name] if all(n in within for n in b.names if n)]
         seen = problem.activations and problem.activations.gain(group, orders) is not None
         if blocks or seen:
-            orders |= _best(problem, group, blocks, orders)
+            found, certain = _best(problem, group, blocks, orders)
+            orders |= found
+            if not inner and problem.neighbours(name) <= known:
+                best[name] = certain
         known |= {name, *inner}
-    return orders
+    return orders, best
 
 
 def _drawn(order: Tensor, generator: torch.Generator) -> Tensor:

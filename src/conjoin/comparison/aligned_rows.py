@@ -1,38 +1,39 @@
 """Rows of networks that are brought into one order first, and of merges that look at data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from conjoin.alignment import align
+from conjoin.alignment import Alignment, align
 from conjoin.batches import Inputs
 from conjoin.comparison.examples import first_pairs
 from conjoin.comparison.family import Chosen, Family, Row
+from conjoin.errors import InputError, TraceError
 from conjoin.fitting import merge_with_data
 from conjoin.merging import merge
 from conjoin.repairing import repair
-from conjoin.symmetry import find_symmetries
 
-__all__ = ["ALIGNED_ROWS", "PRIVATE"]
+__all__ = ["ALIGNED_ROWS"]
 
 COMPARED = 500
 """Examples of each task that activations are compared on."""
 
-PRIVATE = (1, 3, 5)
-"""So many of the last layers are kept for each task; one row for each."""
 
+def _inputs(family: Family, count: int) -> dict[str, list[tuple[Inputs, Tensor]]]:
+    """Give training data of each network's own tasks; of all tasks if it has none of its own.
 
-def _inputs(family: Family, count: int) -> dict[str, list[Inputs]]:
-    """Give training inputs of each network's own tasks; of all tasks if it has none of its own."""
+    With labels, which nothing looks at, since several inputs could be taken for inputs and labels.
+    """
     found = {}
     for name in family.networks:
         own = [task for task, network in family.own.items() if network == name]
         found[name] = [
-            inputs
+            pair
             for task in own or family.tasks
-            for inputs, _ in first_pairs(
+            for pair in first_pairs(
                 family.tasks[task].parts["train"](), count, task, batch_size=250
             )
         ]
@@ -43,20 +44,27 @@ def _validation(family: Family) -> dict[str, Any]:
     return {name: task.parts["validation"]() for name, task in family.tasks.items()}
 
 
+def _alignments(method: str, family: Family) -> list[Alignment]:
+    """Align the networks of a family, once for all rows."""
+    if method not in family.alignments:
+        models = list(family.models().values())
+        compared = [b for part in _inputs(family, COMPARED).values() for b in part]
+        family.alignments[method] = align(
+            models,
+            symmetries=family.symmetries,
+            data=None if method == "weights" else compared,
+            method=method,
+            seed=family.seed,
+        )
+    return family.alignments[method]
+
+
 def _aligned(method: str, family: Family) -> Chosen:
     """The mean of networks in one order, its statistics put right if that is better."""
     models = list(family.models().values())
+    pairs = zip(_alignments(method, family), models, strict=True)
+    parents = [one.apply(model) for one, model in pairs]
     inputs = _inputs(family, family.settings.statistics)
-    example = family.examples(next(iter(family.tasks)))
-    compared = [b for part in _inputs(family, COMPARED).values() for b in part]
-    found = align(
-        models,
-        symmetries=find_symmetries(models[0], example, seed=family.seed),
-        data=None if method == "weights" else compared,
-        method=method,
-        seed=family.seed,
-    )
-    parents = [one.apply(model) for one, model in zip(found, models, strict=True)]
     repaired, report = repair(
         merge(parents), parents, list(inputs.values()), validation=_validation(family)
     )
@@ -64,27 +72,31 @@ def _aligned(method: str, family: Family) -> Chosen:
 
 
 def _with_data(method: str, family: Family) -> Chosen:
-    """One network, fitted to what each does on its own data; all choices on validation data."""
+    """One network, fitted to what each does on its own data; shares chosen on validation data."""
+    chosen = method == "least_squares" and len(family.tasks) > 1
     merged, report = merge_with_data(
         list(family.models().values()),
         list(_inputs(family, family.settings.statistics).values()),
         method,
-        weights="auto" if method == "least_squares" else None,
-        validation=_validation(family),
+        align=_alignments("activations", family),
+        weights="auto" if chosen else None,
+        validation=_validation(family) if chosen else None,
         examples=family.settings.statistics,
         seed=family.seed,
     )
-    return Chosen(merged, report.settings)
+    return Chosen(merged, {"shares": report.settings["weights"]} if chosen else {})
 
 
-def _with_private_layers(private: int, family: Family) -> Chosen:
-    """The same with the last layers kept apart, for each task the one of its own network."""
-    merged, report = merge_with_data(
-        list(family.models().values()),
+def _with_private_layers(family: Family) -> Chosen:
+    """The same with the last third of the layers kept apart, for each task the one of its own."""
+    models = list(family.models().values())
+    private = max(1, sum(isinstance(m, nn.Linear | _ConvNd) for m in models[0].modules()) // 3)
+    merged, _ = merge_with_data(
+        models,
         list(_inputs(family, family.settings.statistics).values()),
         private=private,
         names=list(family.networks),
-        align="activations",
+        align=_alignments("activations", family),
         examples=family.settings.statistics,
         seed=family.seed,
     )
@@ -92,7 +104,15 @@ def _with_private_layers(private: int, family: Family) -> Chosen:
         task: merged.for_task(name)  # type: ignore[operator]
         for task, name in family.own.items()
     }
-    return Chosen(networks, report.settings)
+    return Chosen(networks, {"layers": private})
+
+
+def _if_it_can_be(make: Callable[[Family], Chosen], family: Family) -> Chosen:
+    """Make a row of networks that may be of any kind: if they are not fit for it, leave it out."""
+    try:
+        return make(family)
+    except InputError as error:
+        raise TraceError(str(error)) from error
 
 
 def _lacks_data(family: Family) -> str | None:
@@ -115,10 +135,9 @@ ALIGNED_ROWS: Sequence[Row] = (
             "merge",
             f"hidden units put into one order by {method}, weights averaged, statistics put right "
             "where it helps on validation data",
-            partial(_aligned, method),
+            partial(_if_it_can_be, partial(_aligned, method)),
             _lacks_data,
             save=True,
-            start=method == "activations",
         )
         for method in ("weights", "activations")
     ),
@@ -127,7 +146,7 @@ ALIGNED_ROWS: Sequence[Row] = (
         "merge",
         "aligned; then each layer's weights from the second moments of its inputs in each network "
         "(Jin et al., 2023); statistics re-estimated where there is BatchNorm",
-        partial(_with_data, "regmean"),
+        partial(_if_it_can_be, partial(_with_data, "regmean")),
         _lacks_data,
         save=True,
     ),
@@ -135,22 +154,16 @@ ALIGNED_ROWS: Sequence[Row] = (
         "least squares, aligned",
         "merge",
         "aligned; then layer after layer fitted to what each network does on its own data, on the "
-        "merged network's own inputs; alignment and shares chosen on validation data",
-        partial(_with_data, "least_squares"),
+        "merged network's own inputs; shares of the tasks chosen on validation data",
+        partial(_if_it_can_be, partial(_with_data, "least_squares")),
         _lacks_data,
         save=True,
-        start=True,
     ),
-    *(
-        Row(
-            f"least squares, last {count} layers per task" if count > 1 else
-            "least squares, last layer per task",
-            "merge",
-            f"the same with the last {count} layers kept apart for each task"
-            if count > 1 else "the same with the last layer kept apart for each task",
-            partial(_with_private_layers, count),
-            _lacks_tasks,
-        )
-        for count in PRIVATE
+    Row(
+        "least squares, last third of the layers per task",
+        "merge",
+        "the same with the last third of the layers kept apart for each task",
+        partial(_if_it_can_be, _with_private_layers),
+        _lacks_tasks,
     ),
-)  # fmt: skip
+)

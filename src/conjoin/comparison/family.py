@@ -1,17 +1,19 @@
 """What a row of the table is made from, and what a row is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from conjoin.alignment import Alignment
 from conjoin.batches import Inputs
 from conjoin.comparison.examples import first_pairs, joined
 from conjoin.comparison.subject import Group, Network, Settings, TaskData
 from conjoin.evaluation import Predictor
 from conjoin.repairing import has_batchnorm, reestimate_batchnorm
+from conjoin.symmetry import Symmetries, find_symmetries
 
 __all__ = ["Chosen", "Family", "Row", "RowKind"]
 
@@ -33,6 +35,7 @@ class Family:
         settings: how many examples.
         seed: of the run.
         own: task -> name of the network that is best on its validation part.
+        alignments: of the networks, by method, as far as they were asked for.
     """
 
     group: Group
@@ -40,6 +43,7 @@ class Family:
     settings: Settings
     seed: int
     own: Mapping[str, str]
+    alignments: dict[str, list[Alignment]] = field(default_factory=dict, compare=False)
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -67,6 +71,16 @@ class Family:
         pairs = first_pairs(self.tasks[task].parts["validation"](), EXAMPLES, task)
         # Examples of different sizes cannot be joined; two of the first batch are enough.
         return pairs[0][0] if len(pairs[0][1]) > 1 else joined(pairs)[0]
+
+    @cached_property
+    def symmetries(self) -> Symmetries:
+        """What may be reordered in the networks.
+
+        Raises:
+            TraceError: the networks cannot be traced.
+        """
+        network = next(iter(self.networks.values())).load()
+        return find_symmetries(network, self.examples(next(iter(self.tasks))), seed=self.seed)
 
     @cached_property
     def normalized(self) -> bool:

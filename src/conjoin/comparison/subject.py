@@ -11,7 +11,7 @@ measurement is made again when, and only when, something that it depends on has 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import nn
 
@@ -36,7 +36,7 @@ __all__ = [
 
 Part = Literal["train", "validation", "test"]
 
-View = Literal["interpolation", "plane", "depth", "activations", "distances"]
+View = Literal["interpolation", "plane", "depth", "activations", "distances", "alignment"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Group:
     networks: Mapping[str, Network]
     tasks: tuple[str, ...]
     rows: "tuple[Row, ...]"
-    views: tuple[View, ...] = ("interpolation", "plane", "depth", "activations", "distances")
+    views: tuple[View, ...] = get_args(View)
     own: Mapping[str, str] | None = None
     plane: Mapping[str, Network] | None = None
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from conjoin.batches import Data, Inputs
+from conjoin.batches import Inputs
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint
+from conjoin.comparison.alignment_view import alignment_records, why_not_aligned
 from conjoin.comparison.examples import spread_pairs
 from conjoin.comparison.family import Family
 from conjoin.comparison.measuring import Laboratory
@@ -31,6 +32,14 @@ __all__ = ["VIEWS", "ViewKind", "distance_records", "measure_view"]
 
 MOST_PAIRS = 3
 """Of more networks than this makes, only neighbours are interpolated."""
+
+USED: Mapping[View, tuple[str, ...]] = {
+    "interpolation": ("points",),
+    "plane": ("resolution",),
+    "depth": ("layers",),
+    "alignment": ("points", "layers"),
+}
+"""Settings that only some views depend on."""
 
 OnDone = Callable[[int, int], None]
 
@@ -72,7 +81,7 @@ def measure_view(lab: Laboratory, family: Family, kind: ViewKind) -> list[Record
         "group": family.group.key,
         "networks": list(family.networks),
         "tasks": list(family.tasks) if kind.runs else [],
-        "own": dict(family.own) if kind.name == "depth" else {},
+        "own": dict(family.own) if kind.name in ("depth", "alignment") else {},
         "seed": family.seed,
     }
     if kind.runs:
@@ -80,9 +89,7 @@ def measure_view(lab: Laboratory, family: Family, kind: ViewKind) -> list[Record
     if kind.name == "plane":
         inputs |= {f"corner {name}": n.stage for name, n in _corners(family).items()}
         used["corners"] = list(_corners(family))
-    chosen = {"interpolation": "points", "plane": "resolution", "depth": "layers"}.get(kind.name)
-    if chosen is not None:
-        used[chosen] = getattr(settings, chosen)
+    used |= {name: getattr(settings, name) for name in USED.get(kind.name, ())}
     stage = Stage("view", kind.version, used, inputs)
 
     def make(out: Path) -> None:
@@ -92,7 +99,7 @@ def measure_view(lab: Laboratory, family: Family, kind: ViewKind) -> list[Record
     return read_records(lab.stage(stage, make) / "records.json")
 
 
-def _test_data(lab: Laboratory, family: Family) -> dict[str, Data]:
+def _test_data(lab: Laboratory, family: Family) -> dict[str, list[tuple[Inputs, Tensor]]]:
     return {name: _test_pairs(lab, task) for name, task in family.tasks.items()}
 
 
@@ -223,6 +230,10 @@ def distance_records(
     return records
 
 
+def _alignment(lab: Laboratory, family: Family, on_done: OnDone) -> list[Record]:
+    return alignment_records(family, _test_data(lab, family), on_done)
+
+
 def _corners(family: Family) -> Mapping[str, Network]:
     if family.group.plane is not None:
         return family.group.plane
@@ -250,4 +261,5 @@ VIEWS: tuple[ViewKind, ...] = (
     ViewKind("depth", "layer by layer", _depth, _one_network),
     ViewKind("activations", "activations", _activations, _one_network),
     ViewKind("distances", "distances", _distances, _one_network, runs=False, version=3),
+    ViewKind("alignment", "aligned", _alignment, why_not_aligned, every_seed=False, version=1),
 )

@@ -15,7 +15,7 @@ ELEMENTS = 1 << 24
 
 
 def rows_of_inputs(
-    layer: Layer, value: Tensor, shape: Sequence[int]
+    layer: Layer, value: Tensor, shape: Sequence[int], places: Sequence[slice] = ()
 ) -> Iterator[tuple[slice, Tensor]]:
     """Give (examples, [groups, rows, features]) of a layer's inputs, a few examples at a time.
 
@@ -29,6 +29,8 @@ def rows_of_inputs(
         layer: a linear layer or a convolution.
         value: its input: [..., features] or [examples, channels, places...].
         shape: of its weight.
+        places: of a convolution: which of its output's places are taken, in each dimension; all
+            by default.
 
     >>> import torch
     >>> from torch import nn
@@ -50,28 +52,34 @@ def rows_of_inputs(
     settings, kernel = layer.settings, tuple(shape[2:])
     stride, padding, dilation = (settings[name] for name in ("stride", "padding", "dilation"))
     sizes = zip(value.shape[2:], padding, dilation, kernel, stride, strict=True)
-    places = prod((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes)
-    step = max(1, ELEMENTS // max(1, places * value.shape[1] * prod(kernel)))
+    given = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes]
+    taken = tuple(places) or (slice(None),) * len(kernel)
+    count = prod(len(range(*one.indices(n))) for one, n in zip(taken, given, strict=True))
+    step = max(1, ELEMENTS // max(1, count * value.shape[1] * prod(kernel)))
     for start in range(0, len(value), step):
         part = value[start : start + step]
-        windows = _windows(part, kernel, stride, padding, dilation)  # [n, c, places, kernel]
+        # [n, c, places, kernel]
+        windows = _windows(part, kernel, stride, padding, dilation)[:, :, *taken]
         dims = len(kernel)
         split = windows.unflatten(1, (layer.groups, -1))  # [n, groups, c, places, kernel]
         over = [*range(3, 3 + dims)], [*range(3 + dims, 3 + 2 * dims)]
         rows = split.permute(1, 0, *over[0], 2, *over[1])
         yield (
             slice(start, start + len(part)),
-            rows.reshape(layer.groups, len(part) * places, split.shape[2] * prod(kernel)),
+            rows.reshape(layer.groups, len(part) * count, split.shape[2] * prod(kernel)),
         )
 
 
-def rows_of_outputs(layer: Layer, value: Tensor) -> Tensor:
+def rows_of_outputs(layer: Layer, value: Tensor, places: Sequence[slice] = ()) -> Tensor:
     """Give [groups, rows, outputs of a group] of what a layer gives, in the order of its inputs.
 
     Args:
         layer: of any kind.
         value: what its node, or its end, gives.
+        places: as for the inputs.
     """
+    if places and layer.kind == "convolution":
+        value = value[:, :, *places]
     moved = value.movedim(layer.axis, -1).flatten(0, -2)
     return moved.reshape(len(moved), layer.groups, -1).transpose(0, 1)
 

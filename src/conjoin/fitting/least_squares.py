@@ -12,7 +12,8 @@ least squares, solved exactly, and later layers make up for what earlier ones co
 
 Where a ReLU follows, only what is above 0 matters. Then a target below 0 is met by anything below
 0: it is replaced by what the layer gives now, if that is below 0 too, and the fit is repeated with
-the same factor of G. Each such round makes the rectified error smaller, or leaves it.
+the same factor of G. No such round makes the error larger that counts, for a target below 0, what
+is above 0 alone.
 
 Source: ours. Fitting on the merged network's own inputs is as in layer-wise compression (He et al.,
 Channel Pruning, ICCV 2017); fitting to parents, as in PLeaS (Nasery et al., 2024) and RegMean (Jin
@@ -25,13 +26,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conjoin.batches import Inputs
+from conjoin.batches import Inputs, size_of
 from conjoin.data_statistics.execution import Execution, Program
 from conjoin.data_statistics.layers import Layer
 from conjoin.errors import NonFiniteError
 from conjoin.fitting.affine_layers import affine_of, own_map, put_into, with_statistics
 from conjoin.fitting.moments import Affine, Moments, Sums, pooled
-from conjoin.fitting.rows import is_rectified, rows
+from conjoin.fitting.rows import is_rectified, rows, thinned
 
 __all__ = ["FittedLayer", "Parent", "fit_layer", "least_squares"]
 
@@ -93,8 +94,10 @@ class Parent:
         """Give inputs and targets of a layer: see `conjoin.fitting.rows.rows`."""
         shape = tuple(self.merged[layer.weight].shape) if layer.weight else ()
         runs = self._runs[part] if self._keep else map(self._begin, self._batches[part])
-        for merged, own in runs:
-            yield from rows(layer, merged.value(layer.source), own.value(layer.end), shape)
+        examples = sum(map(size_of, self._batches[part]))
+        for number, (merged, own) in enumerate(runs):
+            places = thinned(layer, shape, examples, number)
+            yield from rows(layer, merged.value(layer.source), own.value(layer.end), shape, places)
 
     def moments(self, layer: Layer) -> Moments:
         """Give the moments of a layer's inputs and targets."""
@@ -150,10 +153,9 @@ def fit_layer(
     start = _mean([affine_of(layer, one.own) for one in parents], weights)
     needed = 8 * start.matrix.shape[0] * start.matrix.shape[1] ** 2
     if needed > largest:
-        return FittedLayer(
-            layer.name, layer.kind, float("nan"), float("nan"),
-            f"its Gram matrix needs {needed / 1e9:.1f} GB, and {largest / 1e9:.1f} GB are allowed",
-        )  # fmt: skip
+        _put_statistics(layer, parents, weights)
+        why = f"its Gram matrix needs {needed / 1e6:,.1f} MB, and {largest / 1e6:,.1f} are allowed"
+        return FittedLayer(layer.name, layer.kind, float("nan"), float("nan"), why)
     moments = pooled([one.moments(layer) for one in parents], weights)
     if not bool(moments.gram.isfinite().all() & moments.cross.isfinite().all()):
         raise NonFiniteError(
@@ -235,6 +237,30 @@ def _rectified(
         cross += share * sums[0]
         means += share * sums[1]
     return cross, means
+
+
+def _put_statistics(layer: Layer, parents: Sequence[Parent], weights: Sequence[float]) -> None:
+    """Give the BatchNorm of a layer that is left the statistics of what the merged layer gives."""
+    if layer.norm is None:
+        return
+    own = own_map(layer, parents[0].merged)
+    means, squares = [], []
+    for one in parents:
+        rows_seen, total, square = 0, torch.zeros_like(own.offset), torch.zeros_like(own.offset)
+        for inputs, _ in one.rows(layer):
+            given = own(inputs).double().cpu()
+            rows_seen += given.shape[1]
+            total, square = total + given.sum(1), square + given.square().sum(1)
+        means.append(total / rows_seen)
+        squares.append(square / rows_seen)
+    shares = [weight / sum(weights) for weight in weights]
+    mean = torch.stack([s * m for s, m in zip(shares, means, strict=True)]).sum(0)
+    square = torch.stack([s * q for s, q in zip(shares, squares, strict=True)]).sum(0)
+    found = {layer.norm.mean: mean, layer.norm.variance: (square - mean.square()).clamp(min=0)}
+    for one in parents:
+        for name, value in found.items():
+            old = one.merged[name]
+            one.merged[name] = value.reshape(old.shape).to(old.device, old.dtype)
 
 
 def _as_it_was(layer: Layer, merged: dict[str, Tensor], moments: Moments) -> Affine:

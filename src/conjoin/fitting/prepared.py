@@ -16,7 +16,7 @@ from conjoin.symmetry import Layout, Symmetries, find_symmetries
 from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.tracing import trace
 
-__all__ = ["Prepared", "Settings", "first_of", "precise", "prepare"]
+__all__ = ["Prepared", "Settings", "first_of", "precise", "prepare", "with_labels"]
 
 ALIGNED_ON = 500
 """Examples of each model that activations are compared on."""
@@ -89,7 +89,7 @@ class Prepared:
         if method is None:
             return self.given or ()
         if method not in self._found:
-            data = [batch for part in self.data for batch in first_of(part, ALIGNED_ON)]
+            data = [pair for part in self.data for pair in with_labels(first_of(part, ALIGNED_ON))]
             self._found[method] = align(
                 list(self.models),
                 symmetries=self.symmetries,
@@ -154,6 +154,11 @@ def first_of(batches: Sequence[Inputs], examples: int) -> list[Inputs]:
         found.append(map_inputs(batch, lambda t, left=left: t[:left]))
         left -= size_of(batch)
     return found
+
+
+def with_labels(batches: Sequence[Inputs]) -> list[tuple[Inputs, Tensor]]:
+    """Give batches as (inputs, labels): so that several inputs are not taken for such a pair."""
+    return [(batch, torch.zeros(size_of(batch))) for batch in batches]
 
 
 def precise(tensor: Tensor) -> Tensor:

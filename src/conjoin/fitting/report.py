@@ -31,12 +31,12 @@ class FitReport:
         method: by name.
         settings: that the result was made with.
         layers: what was done with each; empty for methods that fit none.
-        aligned: of each model, the mean cosine between its weights and those of the first model
-            after alignment; 1 for the first.
+        aligned: of each model, the mean over layers of the cosine between its weights and those of
+            the others after alignment; empty if nothing was aligned.
         choices: what was tried, in this order; empty if nothing was to be chosen.
         scored_by: what the score of a choice is.
-        examples: of each model that were used.
-        held_out: of each model, of those, that nothing was fitted on.
+        examples: of each model that were fitted on.
+        held_out: of each model, further ones that nothing was fitted on.
         seconds: that all of it took.
     """
 
@@ -75,7 +75,7 @@ class FitReport:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
-        return ":".join(map(_shown, value))
+        return ":".join(map(_shown, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

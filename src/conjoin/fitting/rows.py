@@ -1,6 +1,6 @@
 """What a layer of the merged network is fitted to: its inputs, and a parent's outputs, as rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -10,13 +10,20 @@ from torch.nn import functional as F
 from conjoin.data_statistics.features import rows_of_inputs, rows_of_outputs
 from conjoin.data_statistics.layers import Layer
 
-__all__ = ["is_rectified", "rows"]
+__all__ = ["is_rectified", "rows", "thinned"]
+
+ROWS = 50_000
+PER_FEATURE = 20
 
 aten = torch.ops.aten
 
 
 def rows(
-    layer: Layer, inputs: Tensor, outputs: Tensor, shape: tuple[int, ...]
+    layer: Layer,
+    inputs: Tensor,
+    outputs: Tensor,
+    shape: tuple[int, ...],
+    places: Sequence[slice] = (),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Give ([groups, rows, features], [groups, rows, outputs]), a few examples at a time.
 
@@ -27,13 +34,36 @@ def rows(
         inputs: of the layer in the merged network.
         outputs: of the layer in a parent, after its BatchNorm.
         shape: of the layer's weight.
+        places: of a convolution, that are looked at; see `thinned`.
     """
     if layer.kind == "scale":
         normalized = _normalized(layer, inputs)
         yield tuple(_channels(layer, value) for value in (normalized, outputs))  # type: ignore[misc]
         return
-    for examples, found in rows_of_inputs(layer, inputs, shape):
-        yield found, rows_of_outputs(layer, outputs[examples])
+    for examples, found in rows_of_inputs(layer, inputs, shape, places):
+        yield found, rows_of_outputs(layer, outputs[examples], places)
+
+
+def thinned(layer: Layer, shape: tuple[int, ...], examples: int, number: int) -> tuple[slice, ...]:
+    """Say which places of a convolution's output are looked at: all, or some if there are many.
+
+    Neighbouring places say much the same. What is left is `ROWS` rows or more, and `PER_FEATURE`
+    for each feature; the places that are left differ from batch to batch.
+
+    Args:
+        layer: what is fitted.
+        shape: of its weight.
+        examples: in all batches.
+        number: of the batch.
+    """
+    if layer.kind != "convolution":
+        return ()
+    sizes = [int(size) for size in layer.node.meta["val"].shape[2:]]
+    enough = max(ROWS, PER_FEATURE * torch.Size(shape[1:]).numel())
+    every = int((examples * torch.Size(sizes).numel() / enough) ** (1 / len(sizes)))
+    if every < 2 or every > min(sizes):
+        return ()
+    return tuple(slice(number // every**dim % every, None, every) for dim in range(len(sizes)))
 
 
 def is_rectified(layer: Layer) -> bool:

@@ -14,7 +14,7 @@ from conjoin.data_statistics.layers import Layer
 from conjoin.fitting.affine_layers import tensors_of
 from conjoin.fitting.fisher import fisher
 from conjoin.fitting.least_squares import FittedLayer, Parent, least_squares
-from conjoin.fitting.prepared import Prepared, Settings, first_of
+from conjoin.fitting.prepared import Prepared, Settings, first_of, with_labels
 from conjoin.fitting.regmean import regmean
 from conjoin.merging import merge
 from conjoin.modules import TaskNetworks
@@ -77,7 +77,13 @@ def _least_squares(prepared: Prepared, settings: Settings, private: Private, exa
 def _regmean(prepared: Prepared, settings: Settings, _: Private, examples: int) -> Made:
     models = prepared.aligned(settings.align)
     statistics = [
-        collect_statistics(model, first_of(part, examples), what=("gram",), memory=prepared.memory)
+        collect_statistics(
+            model,
+            with_labels(first_of(part, examples)),
+            what=("gram",),
+            program=prepared.program,
+            memory=prepared.memory,
+        )
         for model, part in zip(models, prepared.data, strict=True)
     ]
     states = [model.state_dict() for model in models]
@@ -94,7 +100,9 @@ def _regmean(prepared: Prepared, settings: Settings, _: Private, examples: int) 
 def _fisher(prepared: Prepared, settings: Settings, _: Private, examples: int) -> Made:
     models = prepared.aligned(settings.align)
     statistics = [
-        collect_statistics(model, first_of(part, examples), what=("fisher",), seed=prepared.seed)
+        collect_statistics(
+            model, with_labels(first_of(part, examples)), what=("fisher",), seed=prepared.seed
+        )
         for model, part in zip(models, prepared.data, strict=True)
     ]
     states = [model.state_dict() for model in models]
@@ -116,7 +124,8 @@ def _averaged(
     mean = merge(models, "linear", weights=settings.weights)
     made = with_state(mean, {**mean.state_dict(), **found})
     if has_batchnorm(made):
-        made = reestimate_batchnorm(made, *(first_of(part, examples) for part in prepared.data))
+        data = (with_labels(first_of(part, examples)) for part in prepared.data)
+        made = reestimate_batchnorm(made, *data)
     return Made([made])
 
 

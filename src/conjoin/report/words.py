@@ -6,6 +6,7 @@ shows it has to escape it.
 """
 
 from conjoin.records import Interval
+from conjoin.report.alignment_findings import alignment_findings
 from conjoin.report.choice import Choice, choose, compared, row_mean, summary_metric
 from conjoin.report.continuum_findings import continuum_findings, continuum_headline
 from conjoin.report.findings import FINDERS, Finding
@@ -47,6 +48,7 @@ def findings(run: Run) -> list[Finding]:
         text = f"Among networks that were merged after training, {_of_merge(run, choice)}"
         found.append(Finding(text, "result", "rows"))
     found += [finding for finder in FINDERS for finding in finder(run, choice)]
+    found += alignment_findings(run)
     found += next_steps(run, choice)
     order = ("result", "explanation", "next")
     return sorted(found, key=lambda finding: order.index(finding.kind))

@@ -44,7 +44,7 @@ shuffled copy has a group of its own."""
 EXAMPLES = 8
 """Images that a network is traced on."""
 
-TWIN_VIEWS: tuple[View, ...] = ("interpolation", "activations", "distances")
+TWIN_VIEWS: tuple[View, ...] = ("interpolation", "activations", "distances", "alignment")
 """The curves of two networks for one task."""
 
 

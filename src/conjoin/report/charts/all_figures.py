@@ -1,5 +1,11 @@
 """All figures of a run."""
 
+from conjoin.report.charts.aligned import (
+    aligned_depth_figure,
+    aligned_line_figure,
+    aligned_units_figure,
+    aligned_variance_figure,
+)
 from conjoin.report.charts.continuum import continuum_figure
 from conjoin.report.charts.figure import Figure
 from conjoin.report.charts.gap import gap_figure
@@ -9,6 +15,7 @@ from conjoin.report.charts.rows import rows_figure
 from conjoin.report.charts.segment import interpolation_figure
 from conjoin.report.charts.strength_transfer import strength_transfer_figure
 from conjoin.report.charts.transfer import transfer_figure
+from conjoin.report.charts.unit_pairs import unit_pairs_figure
 from conjoin.report.run_folder import Run
 
 __all__ = ["figures"]
@@ -24,6 +31,11 @@ _MAKERS = (
     activations_figure,
     distances_figure,
     transfer_figure,
+    aligned_line_figure,
+    unit_pairs_figure,
+    aligned_units_figure,
+    aligned_variance_figure,
+    aligned_depth_figure,
 )
 
 

@@ -19,7 +19,7 @@ from conjoin.report.charts.variants import (
 from conjoin.report.formats import amount
 from conjoin.report.run_folder import Run
 
-__all__ = ["activations_figure", "depth_figure", "distances_figure"]
+__all__ = ["activations_figure", "depth_figure", "distances_figure", "layer_profile"]
 
 _MODES = {"first": "all layers up to this one", "only": "this layer alone"}
 
@@ -43,7 +43,7 @@ def depth_figure(run: Run) -> Figure | None:
             "measure": lambda r: r.metric,
             "merged": lambda r: _MODES[str(r.how["mode"])],
         },
-        lambda found: _profile(
+        lambda found: layer_profile(
             found,
             group_label(run),
             reference=_value(starts.get((found[0].metric, found[0].task))),
@@ -77,7 +77,7 @@ def activations_figure(run: Run) -> Figure | None:
             **split,
             "task": task_of,
         },
-        lambda found: _profile(
+        lambda found: layer_profile(
             found, name, reference=1.0 if found[0].metric == "activation variance" else 0.0
         ),
     )
@@ -94,7 +94,7 @@ def distances_figure(run: Run) -> Figure | None:
         "first's. About 1.4 is the distance of weights that have nothing to do with each other.",
         records,
         {"measure": lambda r: r.metric, **group_choice(run, records, len(labels))},
-        lambda found: _profile(found, lambda r: labels[r.model]),
+        lambda found: layer_profile(found, lambda r: labels[r.model]),
     )
 
 
@@ -102,13 +102,20 @@ def _value(mean: Mean | None) -> float | None:
     return None if mean is None else mean.value
 
 
-def _profile(
+def layer_profile(
     records: Sequence[Record],
     series: Callable[[Record], str],
     *,
     reference: float | None = None,
     bars: bool = False,
 ) -> Variant | None:
+    """Draw the records of one metric over their layers.
+
+    Args:
+        records: with ``index`` and ``layer`` in `how`.
+        series: gives the name of the line that a record belongs to.
+        reference, bars: as for `profile`.
+    """
     metric = records[0].metric
     found = means(records, lambda r: (series(r), (int(r.how["index"]), str(r.how["layer"]))))
     if not found:
@@ -141,7 +148,7 @@ def _chart(
     width: int,
 ) -> Chart:
     scale = scale_of(metric, [item.mean for item in items])
-    if metric == "cosine" or metric == "activation correlation":
+    if metric in ("cosine", "activation correlation", "unit correlation"):
         low = min(item.mean.low for item in items)
         scale = alt.Scale(domain=[min(low, 0.0), 1.0])
     return profile(

@@ -18,6 +18,7 @@ _TITLES = {
     "calibration error": "calibration error (percentage points)",
     "activation variance": "variance, merged / parents",
     "activation correlation": "correlation between parents",
+    "unit correlation": "correlation of units at one place",
     "relative distance": "relative distance",
     "cosine": "cosine",
 }

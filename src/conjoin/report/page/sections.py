@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from conjoin.report.charts import Figure, figures
 from conjoin.report.formats import one_line
+from conjoin.report.page.alignment import ALIGNED, alignment_section
 from conjoin.report.page.continuum import FIGURES, continuum_section
 from conjoin.report.page.gallery import gallery
 from conjoin.report.page.html import Child, Markup, element
@@ -31,7 +32,7 @@ def run_sections(run: Run) -> list[Section]:
     """Give the sections of the page of one run."""
     drawn = figures(run)
     layered = [figure for figure in drawn if figure.key in _LAYERS]
-    others = [figure for figure in drawn if figure.key not in (*_LAYERS, *FIGURES)]
+    others = [figure for figure in drawn if figure.key not in (*_LAYERS, *FIGURES, *ALIGNED)]
     continuum = continuum_section(run, drawn)
     # A run of nothing but a continuum has no rows, of which there would be a table.
     table = run_table(run) if run.view("row") or not continuum else None
@@ -41,6 +42,7 @@ def run_sections(run: Run) -> list[Section]:
         ("findings", "Findings", _findings(findings(run), drawn)),
         ("figures", "Figures", [figure_block(figure) for figure in others]),
         ("layers", "Layer by layer", [figure_block(figure) for figure in layered]),
+        ("aligned", "Aligned", alignment_section(run, drawn)),
         ("pictures", "Pictures", gallery(run)),
         ("skipped", "Left out", _skipped(run)),
         ("making", "How it was made", making(run)),
