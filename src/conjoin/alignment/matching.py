@@ -26,7 +26,7 @@ from conjoin.symmetry.groups import Group
 
 __all__ = ["STARTS", "Descent", "Problem", "descend", "match", "weighed"]
 
-STARTS = ("greedy", "sequential", *("random",) * 8)
+STARTS = ("greedy", "sequential", *("random",) * 3)
 """Where the descent starts from, each tried once. No start is the best for every network."""
 
 SWEEPS = 100

@@ -21,6 +21,9 @@ __all__ = ["ALIGNED_ROWS"]
 COMPARED = 500
 """Examples of each task that activations are compared on."""
 
+MOST = 2000
+"""Examples of each task that statistics, and fits, are made on; fewer if the settings say so."""
+
 
 def _inputs(family: Family, count: int) -> dict[str, list[tuple[Inputs, Tensor]]]:
     """Give training data of each network's own tasks; of all tasks if it has none of its own.
@@ -44,6 +47,10 @@ def _validation(family: Family) -> dict[str, Any]:
     return {name: task.parts["validation"]() for name, task in family.tasks.items()}
 
 
+def _count(family: Family) -> int:
+    return min(MOST, family.settings.statistics)
+
+
 def _alignments(method: str, family: Family) -> list[Alignment]:
     """Align the networks of a family, once for all rows."""
     if method not in family.alignments:
@@ -64,7 +71,7 @@ def _aligned(method: str, family: Family) -> Chosen:
     models = list(family.models().values())
     pairs = zip(_alignments(method, family), models, strict=True)
     parents = [one.apply(model) for one, model in pairs]
-    inputs = _inputs(family, family.settings.statistics)
+    inputs = _inputs(family, _count(family))
     repaired, report = repair(
         merge(parents), parents, list(inputs.values()), validation=_validation(family)
     )
@@ -76,12 +83,12 @@ def _with_data(method: str, family: Family) -> Chosen:
     chosen = method == "least_squares" and len(family.tasks) > 1
     merged, report = merge_with_data(
         list(family.models().values()),
-        list(_inputs(family, family.settings.statistics).values()),
+        list(_inputs(family, _count(family)).values()),
         method,
         align=_alignments("activations", family),
         weights="auto" if chosen else None,
         validation=_validation(family) if chosen else None,
-        examples=family.settings.statistics,
+        examples=_count(family),
         seed=family.seed,
     )
     return Chosen(merged, {"shares": report.settings["weights"]} if chosen else {})
@@ -93,11 +100,11 @@ def _with_private_layers(family: Family) -> Chosen:
     private = max(1, sum(isinstance(m, nn.Linear | _ConvNd) for m in models[0].modules()) // 3)
     merged, _ = merge_with_data(
         models,
-        list(_inputs(family, family.settings.statistics).values()),
+        list(_inputs(family, _count(family)).values()),
         private=private,
         names=list(family.networks),
         align=_alignments("activations", family),
-        examples=family.settings.statistics,
+        examples=_count(family),
         seed=family.seed,
     )
     networks: dict[str, nn.Module] = {

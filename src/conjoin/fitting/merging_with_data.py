@@ -25,7 +25,7 @@ ALIGNMENTS = ("weights", "activations")
 RIDGES = (0.03, 0.003, 0.3)
 """Of these, ``auto`` takes what scores best."""
 
-FEW = 500
+FEW = 250
 """Examples of each model that settings are chosen with; the result is made with all."""
 
 

@@ -56,7 +56,7 @@ PRESETS: Mapping[str, Preset] = {
         train=6_000,
         validation=1_000,
         test=2_000,
-        settings=Settings(statistics=1_000, curve_examples=500, points=7, resolution=9, layers=13),
+        settings=Settings(statistics=500, curve_examples=500, points=7, resolution=7, layers=13),
         width=1 / 8,
         schedule=Schedule(epochs=5, batch_size=64, learning_rate=0.02),
         strengths=(0.0, 0.01, 0.1, math.inf),
