@@ -2,7 +2,7 @@
 
     python benchmarks/architectures.py --cache FOLDER --task mnist:FOLDER [--seeds 0] [--json]
 
-Here run all rows of different_tasks.py, and a few more, on pairs of MNIST and rendered street
+Here run the peers of different_tasks.py, and rows of conjoin, on pairs of MNIST and rendered street
 numbers of these architectures, each trained from a start of its own. `same_task.py` takes pairs of
 one task. How to read the numbers: benchmarks/README.md.
 
@@ -280,9 +280,13 @@ def pair_of(
 
 
 def rows_of(name: str, pair: Pair) -> dict[str, Merge | Mapping[str, Merge]]:
-    """Give the rows of different_tasks.py that suit an architecture, and more of conjoin's."""
-    rows = dict(different_tasks.ROWS)
-    del rows["mean + re-estimated"]  # of networks with BatchNorm alone; repair has it
+    """Give specialists and peers of different_tasks.py, and conjoin's rows for any architecture."""
+    rows = {
+        title: row
+        for title, row in different_tasks.ROWS.items()
+        # Those know the layers of the digit network, or re-estimate BatchNorm, which an MLP lacks.
+        if not title.startswith("conjoin") and title != "mean + re-estimated"
+    }
     rows["mean + repair"] = partial(_repaired, method=None)
     rows["aligned + repair"] = {
         f"by {method}": partial(_repaired, method=method) for method in ("weights", "activations")
