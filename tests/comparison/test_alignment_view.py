@@ -13,7 +13,7 @@ from conjoin.comparison.family import Family
 from conjoin.comparison.rows import rows_for
 from conjoin.comparison.subject import Group, Network, TaskData
 from conjoin.comparison.views import VIEWS
-from conjoin.errors import InputError
+from conjoin.errors import TraceError
 from conjoin.records import read_records, write_csv, write_json
 from conjoin.stages import Stage
 
@@ -196,7 +196,7 @@ def test_what_cannot_be_had(family_of):
     assert why_not_aligned(family_of(*nets)) is None
     assert "there are 3" in why_not_aligned(family_of(*nets, deep(2)))
     assert "x, y has no training part" in why_not_aligned(family_of(*nets, without=("train",)))
-    with pytest.raises(InputError, match="cannot be aligned"):
+    with pytest.raises(TraceError, match="cannot be traced"):
         measured(family_of(Untraceable(4, 3), Untraceable(4, 3)))
 
 
@@ -204,6 +204,6 @@ def test_a_run_leaves_it_out_with_its_reason(tiny):
     run = tiny.compare([Untraceable(4, 3), Untraceable(4, 3)])
     (kind,) = [kind for kind in VIEWS if kind.name == "alignment"]
     (skipped,) = [skip for skip in run.info.skipped if skip.name == kind.title]
-    assert "cannot be aligned" in skipped.reason
+    assert "cannot be traced" in skipped.reason
     assert run.view("alignment") == ()
     assert run.view("interpolation")

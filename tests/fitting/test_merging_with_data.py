@@ -271,6 +271,45 @@ def test_little_memory_changes_nothing_but_time(keep):
     assert all(torch.equal(t, wanted.state_dict()[n]) for n, t in merged.state_dict().items())
 
 
+class Crossed(nn.Module):
+    """The BatchNorm of the first convolution comes after that of the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3)
+        self.norm_of_one, self.norm_of_two = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        one, two = self.one(x), self.norm_of_two(self.two(x)).relu()
+        return self.head((self.norm_of_one(one) + two).mean((2, 3)))
+
+
+@pytest.mark.parametrize("memory", [4e9, 1e4])
+def test_layers_that_end_in_another_order_than_they_begin(memory):
+    nets = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        nets.append(lively(Crossed().eval(), seed))
+    data = [batches(images, 60, seed) for seed in (0, 1)]
+    _, report = merge_with_data(nets, data, align=None, memory=memory)
+    assert [layer.name for layer in report.layers] == ["one", "two", "head"]
+    assert all(layer.after <= layer.before for layer in report.layers)
+
+
+def test_a_layer_that_is_left_has_the_statistics_of_what_it_gives():
+    nets = [lively(mlp(seed), seed) for seed in (0, 1)]
+    data = [batches(mlp, 200, seed) for seed in (0, 1)]
+    merged, report = merge_with_data(nets, data, align=None, memory=100)
+    assert all(layer.left for layer in report.layers)
+    used = [torch.cat(part)[[n for n in range(200) if n % 5 != 4]] for part in data]
+    given = [merged[0](x) for x in used]
+    mean = sum(one.mean(0) for one in given) / 2
+    variance = sum((one - mean).square().mean(0) for one in given) / 2
+    torch.testing.assert_close(merged[1].running_mean, mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(merged[1].running_var, variance, rtol=1e-4, atol=1e-5)
+
+
 def test_a_layer_too_wide_for_memory_keeps_the_mean():
     nets = [lively(mlp(seed), seed) for seed in (0, 1)]
     data = [batches(mlp, 100, seed) for seed in (0, 1)]

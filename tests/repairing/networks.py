@@ -83,3 +83,12 @@ def mean_of(*nets: nn.Module) -> nn.Module:
     merged = conjoin.merge(list(nets))
     assert isinstance(merged, nn.Module)
     return merged
+
+
+def same(one, other, tolerance=1e-9):
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def same_weights(one, other):
+    theirs = other.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())

@@ -1,6 +1,6 @@
 """Two models as blocks: boxes of their tensors in which every axis is one group, or is pinned."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 
@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from conjoin.symmetry.groups import Group, Layout, Part
-from conjoin.symmetry.reordering import Orders, part_size, place_of, reorder_axes
+from conjoin.symmetry.reordering import Orders, change_boxes, place_of, reorder_axes
 
 __all__ = ["Block", "blocks_of", "boxes_of", "inner_product", "reordered"]
+
+Box = tuple[Tensor, tuple[str | None, ...], tuple[int, ...]]
+"""(box, name of the group in each axis or None, dimension that each axis is a part of)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,25 +95,16 @@ def reordered(
     return reorder_axes(block.other, block.names, block.dims, groups, orders, but=but)
 
 
-def boxes_of(
-    tensor: Tensor, parts: Sequence[Part], dims: Sequence[int] | None = None
-) -> Iterator[tuple[Tensor, tuple[str | None, ...], tuple[int, ...]]]:
-    """Give (box, name of each axis, dimension of each axis), products as axes and sums as boxes."""
-    dims = range(len(parts)) if dims is None else dims
-    for at, part in enumerate(parts):
-        if part.kind == "atom":
-            continue
-        sizes = list(map(part_size, part.parts))
-        if part.kind == "product":
-            shape = (*tensor.shape[:at], *sizes, *tensor.shape[at + 1 :])
-            inner = (*parts[:at], *part.parts, *parts[at + 1 :])
-            around = (*dims[:at], *(dims[at] for _ in sizes), *dims[at + 1 :])
-            yield from boxes_of(tensor.reshape(shape), inner, around)
-        else:
-            for piece, one in zip(tensor.split(sizes, at), part.parts, strict=True):
-                yield from boxes_of(piece, (*parts[:at], one, *parts[at + 1 :]), dims)
-        return
-    yield tensor.detach(), tuple(part.name for part in parts), tuple(dims)
+def boxes_of(tensor: Tensor, parts: Sequence[Part]) -> list[Box]:
+    """Give the boxes of a tensor, views of it where its layout in memory allows."""
+    found: list[Box] = []
+
+    def look(box: Tensor, names: Sequence[str | None], dims: Sequence[int]) -> Tensor:
+        found.append((box.detach(), tuple(names), tuple(dims)))
+        return box
+
+    change_boxes(tensor, parts, look)
+    return found
 
 
 def inner_product(block: Block, groups: Mapping[str, Group], orders: Orders) -> float:

@@ -9,7 +9,7 @@ the same bits. A group that lies within others has a matrix for each of their po
 result, and is applied after them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from conjoin.alignment.gains import assign
-from conjoin.symmetry.groups import Group, Layout, Part
-from conjoin.symmetry.reordering import part_size, place_of
+from conjoin.symmetry.groups import Group, Layout
+from conjoin.symmetry.reordering import Change, change_boxes, place_of
 
 __all__ = ["Matrices", "matrix_of", "mixed", "sinkhorn", "straight_through"]
 
@@ -113,39 +113,10 @@ def mixed(name: str, tensor: Tensor, layout: Layout, matrices: Matrices) -> Tens
         layout: of the model.
         matrices: of all groups.
     """
-    parts = layout.tensors[name]
-    apply = _applied(layout.groups, matrices)
-    return _taken_apart(tensor, parts, range(len(parts)), apply)
+    return change_boxes(tensor, layout.tensors[name], _applied(layout.groups, matrices))
 
 
-Apply = Callable[[Tensor, Sequence[str | None], Sequence[int]], Tensor]
-
-
-def _taken_apart(
-    tensor: Tensor, parts: Sequence[Part], dims: Sequence[int], apply: Apply
-) -> Tensor:
-    """Change each box of a tensor, and put them together again.
-
-    Products become axes and sums boxes, as in `Permutations.tensor`.
-    """
-    for at, part in enumerate(parts):
-        if part.kind == "atom":
-            continue
-        sizes = list(map(part_size, part.parts))
-        if part.kind == "product":
-            shape = (*tensor.shape[:at], *sizes, *tensor.shape[at + 1 :])
-            inner = (*parts[:at], *part.parts, *parts[at + 1 :])
-            around = (*dims[:at], *(dims[at] for _ in sizes), *dims[at + 1 :])
-            return _taken_apart(tensor.reshape(shape), inner, around, apply).reshape(tensor.shape)
-        pieces = [
-            _taken_apart(piece, (*parts[:at], one, *parts[at + 1 :]), dims, apply)
-            for piece, one in zip(tensor.split(sizes, at), part.parts, strict=True)
-        ]
-        return torch.cat(pieces, at)
-    return apply(tensor, [part.name for part in parts], dims)
-
-
-def _applied(groups: Mapping[str, Group], matrices: Matrices) -> Apply:
+def _applied(groups: Mapping[str, Group], matrices: Matrices) -> Change:
     def apply(box: Tensor, names: Sequence[str | None], dims: Sequence[int]) -> Tensor:
         found = {name for name in names if name is not None and name in groups}
         # As in `reorder_axes`: an outer group comes first.

@@ -10,23 +10,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from conjoin.alignment import Alignment, align
+from conjoin.alignment import Alignment
 from conjoin.alignment.activations import Correlations, correlate
-from conjoin.batches import Inputs, size_of
-from conjoin.comparison.aligned_rows import COMPARED
-from conjoin.comparison.examples import first_pairs
+from conjoin.batches import Inputs
 from conjoin.comparison.family import Family
-from conjoin.errors import InputError, TraceError
 from conjoin.measure.activations import activation_statistics
 from conjoin.measure.depth import group_layers, layers_of, merging_by_depth
 from conjoin.measure.interpolation import barriers, interpolate
 from conjoin.merging import merge
 from conjoin.records import Record
 from conjoin.repairing import has_batchnorm, reestimate_batchnorm
-from conjoin.symmetry import Layout, Permutations, Symmetries, find_symmetries
+from conjoin.symmetry import Layout, Permutations
 
 __all__ = ["UNITS", "alignment_records", "why_not_aligned"]
 
@@ -61,19 +57,16 @@ def alignment_records(
         networks may be reordered.
 
     Raises:
-        InputError: the networks cannot be traced.
+        TraceError: the networks cannot be traced.
         DataError: a task has no examples.
         NonFiniteError: a weight or an activation is NaN or infinite.
     """
-    symmetries = _symmetries(family)
-    if not symmetries.layout.groups:
+    if not family.symmetries.layout.groups:
         return []
     first, second = family.models().values()
-    matched_on = _training_inputs(family)
-    # With labels, since several inputs could be taken for inputs and labels.
-    pairs = [(inputs, torch.zeros(size_of(inputs))) for inputs in matched_on]
-    found = align(second, to=first, symmetries=symmetries, data=pairs, seed=family.seed)
-    pair = _Pair(family, data, first, second, found, sum(map(size_of, matched_on)))
+    _, found = family.alignments("activations")
+    count = sum(len(targets) for _, targets in family.compared())
+    pair = _Pair(family, data, first, second, found, count)
     parts = (_units, _variances, _curves, _depths)
     records: list[Record] = []
     for number, part in enumerate(parts):
@@ -129,23 +122,6 @@ class _Pair:
         """Give what all records of one kind say."""
         names = dict(zip(("from", "to"), self.family.networks, strict=True))
         return {"view": "alignment", "of": of, "group": self.family.group.key, **names}
-
-
-def _symmetries(family: Family) -> Symmetries:
-    model = next(iter(family.networks.values())).load()
-    example = family.examples(next(iter(family.tasks)))
-    try:
-        return find_symmetries(model, example, seed=family.seed)
-    except TraceError as error:  # a view is left out for what is wrong with its input
-        raise InputError(f"the networks cannot be aligned: {error}") from error
-
-
-def _training_inputs(family: Family) -> list[Inputs]:
-    return [
-        inputs
-        for name, task in family.tasks.items()
-        for inputs, _ in first_pairs(task.parts["train"](), COMPARED, name, batch_size=250)
-    ]
 
 
 def _units(pair: _Pair) -> Iterator[Record]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from conjoin.alignment import Alignment
+from conjoin.alignment import Alignment, align
 from conjoin.batches import Inputs
 from conjoin.comparison.examples import first_pairs, joined
 from conjoin.comparison.subject import Group, Network, Settings, TaskData
@@ -19,6 +19,9 @@ __all__ = ["Chosen", "Family", "Row", "RowKind"]
 
 EXAMPLES = 8
 """Examples of a task that a network is traced on."""
+
+COMPARED = 500
+"""Examples of a task that activations are compared on."""
 
 RowKind = Literal["parent", "reference", "ensemble", "merge", "control"]
 """What a row is: a network that was given; one to compare with; several networks that answer
@@ -35,7 +38,6 @@ class Family:
         settings: how many examples.
         seed: of the run.
         own: task -> name of the network that is best on its validation part.
-        alignments: of the networks, by method, as far as they were asked for.
     """
 
     group: Group
@@ -43,7 +45,9 @@ class Family:
     settings: Settings
     seed: int
     own: Mapping[str, str]
-    alignments: dict[str, list[Alignment]] = field(default_factory=dict, compare=False)
+    _alignments: dict[str, list[Alignment]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -54,17 +58,55 @@ class Family:
         """Give every network, loaded anew, by name."""
         return {name: network.load() for name, network in self.networks.items()}
 
-    def statistics(self, tasks: Sequence[str] | None = None) -> list[list[tuple[Inputs, Tensor]]]:
+    def statistics(
+        self, tasks: Sequence[str] | None = None, most: int | None = None
+    ) -> list[list[tuple[Inputs, Tensor]]]:
         """Give training examples of each task, in batches; their labels are not used.
 
         With labels, since two inputs in a tuple could be taken for inputs and labels.
+
+        Args:
+            tasks: by name; all by default.
+            most: examples of each; as many as the settings say by default, and never more.
         """
         chosen = self.tasks if tasks is None else tasks
-        count = self.settings.statistics
+        count = min(self.settings.statistics, self.settings.statistics if most is None else most)
         return [
             first_pairs(self.tasks[task].parts["train"](), count, task, batch_size=250)
             for task in chosen
         ]
+
+    def own_data(self, most: int) -> list[list[tuple[Inputs, Tensor]]]:
+        """Give training examples of each network's own tasks; of all, if it has none of its own.
+
+        Args:
+            most: examples of each task.
+        """
+        found = []
+        for name in self.networks:
+            own = [task for task, network in self.own.items() if network == name]
+            found.append([pair for part in self.statistics(own or None, most) for pair in part])
+        return found
+
+    def compared(self) -> list[tuple[Inputs, Tensor]]:
+        """Give the training examples that activations are compared on."""
+        return [pair for part in self.statistics(most=COMPARED) for pair in part]
+
+    def alignments(self, method: str) -> list[Alignment]:
+        """Align the networks by ``weights`` or ``activations``, once for all who ask.
+
+        Raises:
+            InputError, TraceError: nothing is known that may be reordered in them.
+        """
+        if method not in self._alignments:
+            self._alignments[method] = align(
+                list(self.models().values()),
+                symmetries=self.symmetries,
+                data=None if method == "weights" else self.compared(),
+                method=method,
+                seed=self.seed,
+            )
+        return self._alignments[method]
 
     def examples(self, task: str) -> Inputs:
         """Give a batch of validation inputs that a network can be traced on."""

@@ -187,7 +187,7 @@ def _measure(lab: Laboratory, found: _Found, *, first: bool) -> dict[str, Measur
                 if not records:
                     found.skip(group.key, kind.title, "the networks have nothing that it shows")
                 found.records += records
-            except (DataError, InputError, MismatchError, NonFiniteError) as error:
+            except (DataError, InputError, MismatchError, NonFiniteError, TraceError) as error:
                 found.skip(group.key, kind.title, str(error))
     coupled = measure_continuum(lab, found.skip)
     found.records += coupled.records
@@ -233,7 +233,7 @@ def _measure_row(lab: Laboratory, family: Family, row: Row) -> Measured | str:
     """Measure a row, or say why it must be left out."""
     try:
         return lab.row(family, row)
-    except (NonFiniteError, TraceError) as error:
+    except (InputError, NonFiniteError, TraceError) as error:
         return str(error)  # a sum can be too large though no network is; not all can be traced
     except ConjoinError as error:
         error.add_note(f"(while measuring the row {row.name!r} of {family.group.title!r})")

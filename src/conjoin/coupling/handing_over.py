@@ -10,7 +10,7 @@ from conjoin.batches import Data, first_examples, run_model
 from conjoin.errors import InputError
 from conjoin.evaluation import evaluating
 from conjoin.merging import merge
-from conjoin.modules import MultiHead, TaskNetworks
+from conjoin.modules import MultiHead, TaskNetworks, share_parameters
 from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["hand_over"]
@@ -90,19 +90,9 @@ def _networks(
         fresh = module
         if needs_statistics and has_batchnorm(module):
             fresh = reestimate_batchnorm(module, data[number])
-        _tie_to(fresh, shared)
+        share_parameters(fresh, shared)
         networks[name] = fresh
     return TaskNetworks(networks)
-
-
-def _tie_to(module: nn.Module, shared: Mapping[str, nn.Parameter]) -> None:
-    """Put shared parameters in the place of a module's own; its own ties are kept."""
-    own = dict(module.named_parameters())
-    replaced = {id(own[name]): parameter for name, parameter in shared.items() if name in own}
-    for part in module.modules():
-        for name, parameter in part._parameters.items():
-            if parameter is not None and id(parameter) in replaced:
-                part._parameters[name] = replaced[id(parameter)]
 
 
 def _common_module(names: Sequence[str]) -> str:

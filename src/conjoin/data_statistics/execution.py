@@ -83,8 +83,8 @@ class Execution:
         tensors: weights and buffers by name; of a tied one any name will do. They are looked up
             when they are used, so that they may change while the batch is on its way.
         inputs: the batch, on the device of the tensors.
-        keep: nodes whose values are held until they have been asked for, though they may have been
-            passed by then: the ends of two layers may stand in the other order than the layers.
+        keep: nodes whose values are held, though they may have been passed when they are asked for:
+            the ends of two layers may stand in the other order than the layers.
 
     Raises:
         InputError: inputs of other names, number or shapes than the model was traced with.
@@ -108,7 +108,7 @@ class Execution:
         *,
         keep: Iterable[Node] = (),
     ) -> None:
-        self._program, self._tensors, self._keep = program, tensors, set(keep)
+        self._program, self._tensors, self._keep = program, tensors, frozenset(keep)
         self._given = program.placeholders(inputs)
         self._values: dict[Node, Any] = {}
         self._at = 0
@@ -126,12 +126,7 @@ class Execution:
                 f"the value of {node.name!r} has been let go of; ask for values in the order of "
                 "the graph, name it in keep=, or run the batch again"
             )
-        value = self._values[node]
-        if node in self._keep:
-            self._keep.remove(node)
-            if all(self._program.place[user] < self._at for user in node.users):
-                del self._values[node]
-        return value
+        return self._values[node]
 
     def advance(self, node: Node) -> None:
         """Run up to a node, and that one."""

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from conjoin.data_statistics.features import matrix_of_weight, weight_of_matrix
 from conjoin.data_statistics.layers import BatchNorm, Layer
 from conjoin.fitting.moments import Affine, Moments
 
@@ -34,8 +35,7 @@ def own_map(layer: Layer, tensors: Mapping[str, Tensor]) -> Affine:
     if layer.kind == "scale":
         matrix = weight.reshape(-1, 1, 1)
     else:
-        out_first = weight.T if layer.transposed else weight
-        matrix = out_first.reshape(layer.groups, -1, out_first[0].numel()).transpose(1, 2)
+        matrix = matrix_of_weight(layer, weight).mT
     shape = (len(matrix), matrix.shape[-1])
     if layer.bias is None:
         return Affine(matrix, _double(torch.zeros(shape)))
@@ -95,8 +95,13 @@ def put_into(
     norm = layer.norm
     alone = layer.kind == "scale" and norm is not None  # all of the map is in the BatchNorm
     if layer.weight is not None and not alone:
-        weight = fitted.matrix.transpose(1, 2)
-        put(layer.weight, weight[0].T if layer.transposed else weight)
+        shape = tensors[layer.weight].shape
+        put(
+            layer.weight,
+            fitted.matrix
+            if layer.kind == "scale"
+            else weight_of_matrix(layer, fitted.matrix.mT, shape),
+        )
     if norm is None:
         put(layer.bias, fitted.offset)
         return

@@ -25,16 +25,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from conjoin.batches import Inputs, size_of
 from conjoin.data_statistics.execution import Execution, Program
 from conjoin.data_statistics.layers import Layer
+from conjoin.data_statistics.sums import Moments as ChannelMoments
 from conjoin.errors import NonFiniteError
 from conjoin.fitting.affine_layers import affine_of, own_map, put_into, with_statistics
 from conjoin.fitting.moments import Affine, Moments, Sums, pooled
 from conjoin.fitting.rows import is_rectified, rows, thinned
 
-__all__ = ["FittedLayer", "Parent", "fit_layer", "least_squares"]
+__all__ = ["FittedLayer", "Parent", "fit_layer", "least_squares", "passed_ends"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Parent:
         held: batches that nothing is fitted on.
         keep: whether activations stay in memory from layer to layer; without, every layer is
             reached from the inputs anew.
+        passed: nodes that are asked for after later ones; see `passed_ends`.
     """
 
     def __init__(
@@ -79,16 +82,18 @@ class Parent:
         held: Sequence[Inputs],
         *,
         keep: bool,
+        passed: Sequence[Node] = (),
     ) -> None:
         self.own, self.merged = own, merged
+        self._passed = passed
         self._program, self._keep = program, keep
         self._batches = {"data": data, "held": held}
         self._runs = {name: [self._begin(batch) for batch in found] if keep else []
                       for name, found in self._batches.items()}  # fmt: skip
 
     def _begin(self, batch: Inputs) -> tuple[Execution, Execution]:
-        one, two = (Execution(self._program, t, batch) for t in (self.merged, self.own))
-        return one, two
+        merged = Execution(self._program, self.merged, batch)
+        return merged, Execution(self._program, self.own, batch, keep=self._passed)
 
     def rows(self, layer: Layer, part: str = "data") -> Iterator[tuple[Tensor, Tensor]]:
         """Give inputs and targets of a layer: see `conjoin.fitting.rows.rows`."""
@@ -105,6 +110,20 @@ class Parent:
         for inputs, targets in self.rows(layer):
             sums.add(inputs, targets)
         return sums.moments()
+
+
+def passed_ends(program: Program, layers: Sequence[Layer]) -> list[Node]:
+    """Give the ends of layers that stand before the end of an earlier layer.
+
+    Such as in ``a = conv_a(x); b = norm_b(conv_b(x)); return norm_a(a) + b``.
+    """
+    found, furthest = [], -1
+    for layer in layers:
+        at = program.place[layer.end]
+        if at < furthest:
+            found.append(layer.end)
+        furthest = max(furthest, at)
+    return found
 
 
 def least_squares(
@@ -244,19 +263,22 @@ def _put_statistics(layer: Layer, parents: Sequence[Parent], weights: Sequence[f
     if layer.norm is None:
         return
     own = own_map(layer, parents[0].merged)
-    means, squares = [], []
+    means, variances = [], []
     for one in parents:
-        rows_seen, total, square = 0, torch.zeros_like(own.offset), torch.zeros_like(own.offset)
+        given = ChannelMoments(products=False)
         for inputs, _ in one.rows(layer):
-            given = own(inputs).double().cpu()
-            rows_seen += given.shape[1]
-            total, square = total + given.sum(1), square + given.square().sum(1)
-        means.append(total / rows_seen)
-        squares.append(square / rows_seen)
+            given.add(own(inputs))
+        means.append(given.mean.cpu())
+        variances.append(given.variance().cpu())
     shares = [weight / sum(weights) for weight in weights]
     mean = torch.stack([s * m for s, m in zip(shares, means, strict=True)]).sum(0)
-    square = torch.stack([s * q for s, q in zip(shares, squares, strict=True)]).sum(0)
-    found = {layer.norm.mean: mean, layer.norm.variance: (square - mean.square()).clamp(min=0)}
+    variance = torch.stack(
+        [
+            s * (within + (m - mean).square())
+            for s, within, m in zip(shares, variances, means, strict=True)
+        ]
+    ).sum(0)
+    found = {layer.norm.mean: mean, layer.norm.variance: variance}
     for one in parents:
         for name, value in found.items():
             old = one.merged[name]

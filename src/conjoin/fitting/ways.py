@@ -13,11 +13,11 @@ from conjoin.data_statistics.execution import Program
 from conjoin.data_statistics.layers import Layer
 from conjoin.fitting.affine_layers import tensors_of
 from conjoin.fitting.fisher import fisher
-from conjoin.fitting.least_squares import FittedLayer, Parent, least_squares
+from conjoin.fitting.least_squares import FittedLayer, Parent, least_squares, passed_ends
 from conjoin.fitting.prepared import Prepared, Settings, first_of, with_labels
 from conjoin.fitting.regmean import regmean
 from conjoin.merging import merge
-from conjoin.modules import TaskNetworks
+from conjoin.modules import TaskNetworks, share_parameters
 from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.tracing import size_of as size_of_dimension
@@ -55,8 +55,9 @@ def _least_squares(prepared: Prepared, settings: Settings, private: Private, exa
     )
     count = sum(size_of(batch) for part in (*data, *held) for batch in part)
     keep = 2 * _bytes_kept(prepared.program, count) <= prepared.memory
+    passed = passed_ends(prepared.program, prepared.layers)
     parents = [
-        Parent(prepared.program, model.state_dict(), state, some, out, keep=keep)
+        Parent(prepared.program, model.state_dict(), state, some, out, keep=keep, passed=passed)
         for model, state, some, out in zip(models, states, data, held, strict=True)
     ]
     with torch.no_grad():
@@ -135,9 +136,7 @@ def together(networks: Mapping[str, nn.Module], private: Sequence[Layer]) -> Tas
     first = next(iter(networks.values()))
     shared = {n: p for n, p in first.named_parameters() if n not in own}
     for network in networks.values():
-        for name, parameter in shared.items():
-            path, _, last = name.rpartition(".")
-            setattr(network.get_submodule(path), last, parameter)
+        share_parameters(network, shared)
     return TaskNetworks(networks)
 
 

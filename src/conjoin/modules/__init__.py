@@ -1,6 +1,6 @@
 """What combining can build besides one network."""
 
 from conjoin.modules.multi_head import MultiHead
-from conjoin.modules.task_networks import TaskNetworks
+from conjoin.modules.task_networks import TaskNetworks, share_parameters
 
-__all__ = ["MultiHead", "TaskNetworks"]
+__all__ = ["MultiHead", "TaskNetworks", "share_parameters"]

@@ -7,7 +7,7 @@ from torch import nn
 
 from conjoin.errors import InputError
 
-__all__ = ["TaskNetworks"]
+__all__ = ["TaskNetworks", "share_parameters"]
 
 
 class TaskNetworks(nn.Module):
@@ -47,3 +47,23 @@ class TaskNetworks(nn.Module):
         if task not in self.networks:
             raise InputError(f"no network for task {task!r}; there are {', '.join(self.networks)}")
         return self.networks[task]
+
+
+def share_parameters(module: nn.Module, shared: Mapping[str, nn.Parameter]) -> None:
+    """Put parameters of another network in the place of a module's own; its own ties are kept.
+
+    Args:
+        module: changed.
+        shared: by their names in it; names that it has not are left out.
+
+    >>> one, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    >>> share_parameters(other, {"weight": one.weight})
+    >>> other.weight is one.weight, other.bias is one.bias
+    (True, False)
+    """
+    own = dict(module.named_parameters())
+    replaced = {id(own[name]): parameter for name, parameter in shared.items() if name in own}
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and id(parameter) in replaced:
+                part._parameters[name] = replaced[id(parameter)]

@@ -13,7 +13,7 @@ from conjoin.errors import CheckpointError, InputError, MismatchError
 from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.groups import Group, Layout, Part
 from conjoin.symmetry.reordered import ReorderedCheckpoint
-from conjoin.symmetry.reordering import part_size, reorder_axes
+from conjoin.symmetry.reordering import change_boxes, part_size, reorder_axes
 
 __all__ = ["Permutations"]
 
@@ -100,8 +100,11 @@ class Permutations:
         if name not in self.layout.tensors:
             raise MismatchError(f"the permutations know no tensor {name!r}")
         self.check_shape(name, tensor.shape)
-        parts = self.layout.tensors[name]
-        return self._reordered(tensor, parts, range(len(parts)))
+
+        def reordered(box: Tensor, names: Sequence[str | None], dims: Sequence[int]) -> Tensor:
+            return reorder_axes(box, names, dims, self.layout.groups, self.orders)
+
+        return change_boxes(tensor, self.layout.tensors[name], reordered)
 
     def moves(self, name: str) -> bool:
         """Whether a tensor has a part that may be reordered."""
@@ -207,27 +210,6 @@ class Permutations:
     def _check_same(self, other: "Permutations") -> None:
         if self.layout != other.layout:
             raise MismatchError("the permutations are of networks of different structure")
-
-    def _reordered(self, tensor: Tensor, parts: Sequence[Part], dims: Sequence[int]) -> Tensor:
-        """Reorder a tensor whose dimensions are `parts`, each a part of its dimension in `dims`."""
-        for at, part in enumerate(parts):
-            before, after = slice(None, at), slice(at + 1, None)
-            if part.kind == "product":
-                sizes = tuple(map(part_size, part.parts))
-                shape = (*tensor.shape[before], *sizes, *tensor.shape[after])
-                inner = (*parts[before], *part.parts, *parts[after])
-                inner_dims = (*dims[before], *(dims[at] for _ in sizes), *dims[after])
-                done = self._reordered(tensor.reshape(shape), inner, inner_dims)
-                return done.reshape(tensor.shape)
-            if part.kind == "sum":
-                pieces = tensor.split(list(map(part_size, part.parts)), at)
-                each = [
-                    self._reordered(piece, (*parts[before], one, *parts[after]), dims)
-                    for piece, one in zip(pieces, part.parts, strict=True)
-                ]
-                return torch.cat(each, at)
-        names = [part.name for part in parts]
-        return reorder_axes(tensor, names, dims, self.layout.groups, self.orders)
 
 
 def _has_atom(part: Part, names: Mapping[str, Group]) -> bool:

@@ -1,16 +1,32 @@
 """One tensor with every axis one group, or pinned: put into given orders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 
+import torch
 from torch import Tensor
 
 from conjoin.symmetry.groups import Group, Part
 
-__all__ = ["Orders", "part_size", "place_of", "reorder_axes"]
+__all__ = ["Change", "Orders", "change_boxes", "part_size", "place_of", "reorder_axes"]
 
 Orders = Mapping[str, Tensor]
 """Group -> int64 [copies..., size]: position i of the result is position ``order[i]``."""
+
+Change = Callable[[Tensor, Sequence[str | None], Sequence[int]], Tensor]
+"""(box of a tensor, name of the group in each axis or None, dimension that each axis is a part of)
+-> the box, changed, of the same shape."""
+
+
+def change_boxes(tensor: Tensor, parts: Sequence[Part], change: Change) -> Tensor:
+    """Change each box of a tensor, and put them together again.
+
+    Args:
+        tensor: one dimension for each part.
+        parts: how the dimensions are made up: products become axes, and sums boxes.
+        change: what is done with a box, in which each axis is one group or is pinned.
+    """
+    return _changed(tensor, parts, range(len(parts)), change)
 
 
 def reorder_axes(
@@ -59,6 +75,24 @@ def part_size(part: Part) -> int:
     """
     sizes = list(map(part_size, part.parts))
     return part.size if part.kind == "atom" else sum(sizes) if part.kind == "sum" else prod(sizes)
+
+
+def _changed(tensor: Tensor, parts: Sequence[Part], dims: Sequence[int], change: Change) -> Tensor:
+    for at, part in enumerate(parts):
+        if part.kind == "atom":
+            continue
+        sizes = list(map(part_size, part.parts))
+        if part.kind == "product":
+            shape = (*tensor.shape[:at], *sizes, *tensor.shape[at + 1 :])
+            inner = (*parts[:at], *part.parts, *parts[at + 1 :])
+            around = (*dims[:at], *(dims[at] for _ in sizes), *dims[at + 1 :])
+            return _changed(tensor.reshape(shape), inner, around, change).reshape(tensor.shape)
+        pieces = zip(tensor.split(sizes, at), part.parts, strict=True)
+        return torch.cat(
+            [_changed(p, (*parts[:at], one, *parts[at + 1 :]), dims, change) for p, one in pieces],
+            at,
+        )
+    return change(tensor, [part.name for part in parts], dims)
 
 
 def _laid(order: Tensor, places: Sequence[int], axis: int, like: Tensor) -> Tensor:
