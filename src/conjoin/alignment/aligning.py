@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from math import prod
 from typing import Any, overload
 
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from conjoin.alignment.activations import Correlations, correlate
 from conjoin.alignment.blocks import Block, blocks_of
 from conjoin.alignment.matched import Alignment, Matched, cosines_of, mutual_of
-from conjoin.alignment.matching import STARTS, weighed
+from conjoin.alignment.matching import CERTAIN, STARTS, weighed
 from conjoin.alignment.together import Models, Together, match_together
 from conjoin.batches import Inputs, inputs_of
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint, describe_name_difference
@@ -29,12 +28,6 @@ METHODS = {"weights": 0.0, "activations": 1.0, "mixed": 0.5}
 
 LEAST = 1e-3
 """How much weights count where activations decide: for units whose activations are not seen."""
-
-
-CERTAIN = 0.8
-"""Share of units that are each other's best match, from which on models have a common origin: where
-one was made of the other, it is above .95 up to noise of three times its size; between networks
-trained from different starts, .5 to .6."""
 
 
 @overload
@@ -178,24 +171,13 @@ def _searched(
         found = match_together(models, starts=starts, seed=seed, progress=in_halves)
         begun = len(starts) * len(list(combinations(blocks, 2)))
         begun += len(blocks) if len(blocks) > 2 else 0
-        if _certainty(models, found[0].orders) >= CERTAIN:
+        if found[0].certain >= CERTAIN:
             progress(2 * begun, 2 * begun)
             return found
     models = Models(layout, [[replace(b, scale=left * b.scale) for b in e] for e in blocks], fire)
     return match_together(
         models, starts=starts, seed=seed, progress=in_halves if begun else progress
     )
-
-
-def _certainty(models: Models, orders: Sequence[Permutations]) -> float:
-    """Give the share of units, of all models but the first, that are each other's best match."""
-    certain = units = 0.0
-    for number, order in enumerate(orders[1:], 1):
-        for name, mutual in mutual_of(models.among(number, orders), order.orders).items():
-            group = models.layout.groups[name]
-            count = group.size * prod(group.copies)
-            certain, units = certain + mutual * count, units + count
-    return certain / units if units else 1.0
 
 
 def _given(model: Model | Sequence[Model], to: Model | None) -> list[Model]:

@@ -42,9 +42,11 @@ LEAST_WIDE = 1e-4
 """With a group of more units than that, a sweep takes seconds: such networks get no random starts.
 Their best end goes on only if it is certain, and is left when it gains less than this share."""
 
+
 CERTAIN = 0.8
-"""In wide networks an end counts as certain if this share of units are each other's best match: it
-is above .95 where both models have a common origin, and about .5 where they have none."""
+"""Share of units that are each other's best match, from which on an end is certain: where one model
+was made of the other it is above .95, up to noise of three times its size; between networks that
+were trained from different starts it is .5 to .6."""
 
 HOPE = 0.5
 """The order that a model came in is a start for wide networks only if it has this share of what the

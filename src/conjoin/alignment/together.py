@@ -89,11 +89,13 @@ class Together:
         start: its name.
         orders: of each model; the first keeps its own.
         objective: the sum over all pairs.
+        certain: share of units that are each other's best match; see `Descent`.
     """
 
     start: str
     orders: tuple[Permutations, ...]
     objective: float
+    certain: float
 
 
 def match_together(
@@ -128,7 +130,9 @@ def match_together(
     still = Permutations(layout, {})
     if count == 2:
         return [
-            Together(end.start, (still, Permutations(layout, end.orders)), end.objective)
+            Together(
+                end.start, (still, Permutations(layout, end.orders)), end.objective, end.certain
+            )
             for end in found[0, 1]
         ]
     ends: list[Together] = []
@@ -162,17 +166,18 @@ def _refined(models: Models, start: str, orders: Sequence[Permutations], seed: i
     """Give one model at a time better orders, until none gets any."""
     generator = torch.Generator().manual_seed(seed)
     orders = list(orders)
+    certain = [0.0] * len(orders)
     settled = 0  # how many models in turn have got no better order
     for step in range(SWEEPS * len(orders)):
         number = step % len(orders)
         end = descend(models.among(number, orders), orders[number].orders, generator)
-        better = Permutations(models.layout, end.orders)
+        better, certain[number] = Permutations(models.layout, end.orders), end.certain
         settled = settled + 1 if better == orders[number] else 1
         orders[number] = better
         if settled == len(orders):
             break
     orders = _from_first(orders)
-    return Together(start, tuple(orders), total(models, orders))
+    return Together(start, tuple(orders), total(models, orders), sum(certain) / len(certain))
 
 
 def _from_first(orders: Sequence[Permutations]) -> list[Permutations]:
