@@ -14,6 +14,8 @@ import conjoin
 from conjoin.checkpoints import MemoryCheckpoint
 from conjoin.errors import MethodError, NonFiniteError
 from conjoin.merging import Merged, merge
+from conjoin.merging.blocks import BLOCK
+from conjoin.merging.task import Settings, make_tasks
 from conjoin.methods import Method, Need
 
 few = settings(deadline=None, max_examples=30)
@@ -221,14 +223,14 @@ def test_nothing_is_read_before_it_is_asked_for(spy):
     merged.read("conv.weight", 5, 9)
     assert [source.asked for source in sources] == [[("conv.weight", 5, 9)]] * 2
     _ = merged["double"]
-    assert [source.asked[1:] for source in sources] == [[("double", 0, None)]] * 2
+    assert [source.asked[1:] for source in sources] == [[("double", 0, 3)]] * 2
 
 
 def test_kept_tensors_are_read_from_their_model_only(spy):
     sources = [spy(_state(1)), spy(_state(2))]
     merged = merge(sources, keep={"double": 1})
     assert torch.equal(merged["double"], _state(2)["double"])
-    assert [source.asked for source in sources] == [[], [("double", 0, None)]]
+    assert [source.asked for source in sources] == [[], [("double", 0, 3)]]
 
 
 def test_a_nan_outside_of_the_range_is_not_read():
@@ -260,43 +262,94 @@ def test_wrapped_files_merge_with_plain_ones(tmp_path, all_bits, wrap):
 # What methods are promised ------------------------------------------------------------------------
 
 
-def test_summarize_sees_the_whole_model_once():
+def _squares(total, *, fraction=0.5):
+    return fraction * total(lambda tensors: sum(t.double().square().sum() for t in tensors))
+
+
+def _scaled(tensors, *, summary, fraction=0.5, per="model"):
+    return (tensors[0] + tensors[1]) * summary
+
+
+def test_a_summary_is_of_the_whole_model_or_of_a_tensor():
+    method = Method("scaled", _scaled, "(w_1 + w_2) s", summarize=_squares)
+    a = {"x": torch.tensor([1.0, -2.0]), "y": torch.tensor([3.0]), "i": torch.tensor([100])}
+    b = {"x": torch.tensor([1.0, -2.0]), "y": torch.tensor([-2.0]), "i": torch.tensor([100])}
+    # 1 + 4 + 9 and 1 + 4 + 4 are 23; a constant is not a part of it
+    merged = merge([a, b], method)
+    assert {n: t.tolist() for n, t in merged.items()} == {"x": [23, -46], "y": [11.5], "i": [100]}
+    doubled = merge([a, b], method, parameters={"fraction": 1.0})
+    assert doubled["x"].tolist() == [46, -92]
+    without = merge([a, b], method, keep={"y": 0})  # what is kept is not a part of it
+    assert without["x"].tolist() == [10, -20]
+    each = merge([a, b], method, parameters={"per": "tensor"})
+    assert {n: t.tolist() for n, t in each.items()} == {"x": [10, -20], "y": [6.5], "i": [100]}
+
+
+def test_a_summary_is_made_once():
     calls = []
 
-    def largest(parts, *, fraction=0.5):
-        seen = [[tensor.clone() for tensor in part] for part in parts]
-        calls.append(len(seen))
-        return max(t.abs().max().item() for part in seen for t in part if t.numel()) * fraction
+    def summarize(total):
+        calls.append(total(lambda tensors: torch.ones((), dtype=torch.int64)).item())
+        return torch.ones(())
 
-    def clip(tensors, *, summary, fraction=0.5):
-        return (tensors[0] + tensors[1]).clamp(-summary, summary)
+    def function(tensors, *, summary, per="model"):
+        return tensors[0] * summary
 
-    method = Method("clip", clip, "clamp(w_1 + w_2)", summarize=largest)
-    a = {"x": torch.tensor([1.0, -8.0]), "y": torch.tensor([9.0]), "i": torch.tensor([100])}
-    b = {"x": torch.tensor([1.0, -8.0]), "y": torch.tensor([-9.0]), "i": torch.tensor([100])}
-    merged = merge([a, b], method)
-    assert calls == [2]  # once; the two weights, not the constant
-    assert {n: t.tolist() for n, t in merged.items()} == {"x": [2, -4.5], "y": [0], "i": [100]}
-    quarter = merge([a, b], method, parameters={"fraction": 0.25})
-    assert quarter["x"].tolist() == [2, -2.25]
-    without = merge([a, b], method, keep={"y": 0})  # what is kept is not part of it
-    assert without["x"].tolist() == [2, -4]
+    a = {"x": torch.ones(2 * BLOCK + 1), "y": torch.ones(()), "z": torch.ones(0)}
+    method = Method("first", function, "w_1", summarize=summarize)
+    merge([a, a], method)
+    assert calls == [4]  # three blocks of x, one of y
 
 
-def test_summarize_sees_ties_once_and_the_base_last():
+def test_totals_see_ties_once_and_the_base_by_name():
     seen = []
 
-    def summarize(parts):
-        seen.extend([part[-1].flatten().tolist() for part in parts])
+    def summarize(total):
+        def note(tensors, base):
+            seen.append([*(tensor.tolist() for tensor in tensors), base.tolist()])
+            return torch.zeros(1, dtype=torch.int64)
+
+        return total(note)
 
     def function(tensors, *, base, summary):
         return base
 
     method = Method("base", function, "b", needs=frozenset({Need.BASE}), summarize=summarize)
-    tied = torch.ones(1)
-    base = torch.zeros(1)
+    tied, base = torch.ones(1), torch.zeros(1)
     merge([{"a": tied, "b": tied}], method, base={"a": base, "b": base})
-    assert seen == [[0.0]]
+    assert [one for one in seen if one != [[], []]] == [[[1.0], [0.0]]]
+
+
+def test_random_numbers_of_a_block_are_the_same_in_a_total():
+    def summarize(total):
+        def drawn(tensors, generator):
+            return torch.rand(tensors[0].shape, generator=generator).double().sum()
+
+        return total(drawn)
+
+    def function(tensors, *, summary, generator):
+        noise = torch.rand(tensors[0].shape, generator=generator)
+        return noise / summary
+
+    method = Method("noise", function, "e / sum(e)", summarize=summarize)
+    merged = merge([{"x": torch.ones(2 * BLOCK + 5)}], method)
+    assert abs(merged["x"].double().sum().item() - 1) < 1e-6
+    lazy = merge([MemoryCheckpoint({"x": torch.ones(2 * BLOCK + 5)})], method)
+    assert torch.equal(lazy.read("x", BLOCK - 3, BLOCK + 7), merged["x"][BLOCK - 3 : BLOCK + 7])
+
+
+def test_settings_that_differ_where_the_whole_model_is_meant():
+    method = Method("scaled", _scaled, "(w_1 + w_2) s", summarize=_squares)
+    state = MemoryCheckpoint({"x": torch.ones(1), "y": torch.ones(1)})
+    tasks = make_tasks(
+        [state, state],
+        method,
+        base=None,
+        kept={},
+        settings=lambda name: Settings(None, {"fraction": 1.0 if name == "x" else 0.5}),
+    )
+    with pytest.raises(MethodError, match="per='model' looks at the whole model"):
+        _ = Merged(tasks)["x"]
 
 
 def _noise(tensors, *, generator, scale=1.0):

@@ -10,7 +10,7 @@ from conjoin.batches import Data
 from conjoin.checkpoints import from_module
 from conjoin.errors import InputError
 from conjoin.evaluation import outcomes
-from conjoin.merging.agreement import agree
+from conjoin.merging.agreement import agree, check_ties
 from conjoin.records import Record, Split
 
 __all__ = ["are_equal", "check_alike", "check_data", "measure"]
@@ -58,7 +58,9 @@ def check_alike(models: Sequence[nn.Module]) -> None:
 
     >>> check_alike([nn.Linear(2, 3), nn.Linear(2, 3)])
     """
-    agree([from_module(model) for model in models], {}, None)
+    seen = [from_module(model) for model in models]
+    agree(seen, {}, None)
+    check_ties(seen)
 
 
 def are_equal(first: nn.Module, second: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Whether several checkpoints can be merged: the same names, shapes, dtypes and ties."""
+"""Whether several checkpoints can be merged, from their headers: names, shapes, dtypes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 from conjoin.checkpoints import Checkpoint, Kind, Spec, describe_name_difference, match_names
 from conjoin.errors import InputError, MismatchError
 
-__all__ = ["agree", "kept_names", "label"]
+__all__ = ["agree", "check_ties", "kept_names", "label"]
 
 # An error shows the first few tensors that do not fit.
 SHOWN = 5
@@ -55,13 +55,12 @@ def agree(
     it out).
 
     Raises:
-        MismatchError: other names, shapes or dtypes, or tensors tied in the first model only.
+        MismatchError: other names, shapes or dtypes.
     """
     first = sources[0]
     for number, other in enumerate(sources[1:], start=1):
         _same_names(first, other, number, kept)
         _same_shapes(first, other, number, kept, dtype)
-        _same_ties(first, other, number, kept)
     specs = {}
     for name in dict.fromkeys([*first.specs, *kept]):
         spec = sources[kept.get(name, 0)].specs[name]
@@ -125,17 +124,24 @@ def _same_shapes(
         )
 
 
-def _same_ties(first: Checkpoint, other: Checkpoint, number: int, kept: Mapping[str, int]) -> None:
-    for name, spec in first.specs.items():
-        partner = spec.alias_of
-        if partner is None or name in kept or name not in other.specs:
-            continue
-        tied = (other.specs[name].alias_of or name) == (other.specs[partner].alias_of or partner)
-        if not tied and not torch.equal(other[name], other[partner]):
-            raise MismatchError(
-                f"{name!r} and {partner!r} are one tensor in {label(0, first)}, but differ in "
-                f"{label(number, other)}; untie the first, or tie the second"
-            )
+def check_ties(sources: Sequence[Checkpoint]) -> None:
+    """Read what is one tensor in the first of some checkpoints, and may not be in another.
+
+    Raises:
+        MismatchError: two names that the first ties hold different values elsewhere.
+    """
+    first = sources[0]
+    for number, other in enumerate(sources[1:], start=1):
+        for name, spec in first.specs.items():
+            partner = spec.alias_of
+            if partner is None or name not in other.specs:
+                continue
+            roots = [other.specs[one].alias_of or one for one in (name, partner)]
+            if roots[0] != roots[1] and not torch.equal(other[name], other[partner]):
+                raise MismatchError(
+                    f"{name!r} and {partner!r} are one tensor in {label(0, first)}, but differ in "
+                    f"{label(number, other)}; untie the first, or tie the second"
+                )
 
 
 def _shown(items: Sequence[str]) -> str:

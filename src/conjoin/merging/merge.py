@@ -13,6 +13,7 @@ from conjoin.checkpoints import Checkpoint, Kind, MemoryCheckpoint, as_checkpoin
 from conjoin.errors import InputError, MethodError
 from conjoin.merging.agreement import kept_names
 from conjoin.merging.merged import Merged
+from conjoin.merging.task import Settings, make_tasks
 from conjoin.methods import Method, find_method
 
 __all__ = ["POOLED", "merge"]
@@ -130,28 +131,33 @@ def merge(
             "dtype= is for files and mappings; for modules call .to(dtype) on the result"
         )
     sources = [_with_kinds(as_checkpoint(model), kinds or {}) for model in given]
-    merged = Merged(
+    ancestor = None if base is None else _with_kinds(as_checkpoint(base), kinds or {})
+    settings = Settings(shares, parameters or {})
+    tasks = make_tasks(
         sources,
         row,
-        parameters=parameters or {},
-        weights=shares,
-        base=None if base is None else _with_kinds(as_checkpoint(base), kinds or {}),
+        base=ancestor,
         kept=kept_names(sources, keep or {}),
+        settings=lambda name: settings,
         dtype=dtype,
-        allow_nonfinite=allow_nonfinite,
+    )
+    merged = Merged(
+        tasks,
         seed=seed,
+        allow_nonfinite=allow_nonfinite,
+        metadata={"conjoin.method": row.name},
     )
     if kind is Checkpoint:
         return merged
     return _module(given[0], merged) if kind is nn.Module else _values(merged)
 
 
-def _checked_weights(weights: Iterable[float], count: int) -> list[float]:
-    numbers = [float(weight) for weight in weights]
+def _checked_weights(weights: Iterable[float], count: int) -> tuple[float, ...]:
+    numbers = tuple(float(weight) for weight in weights)
     if len(numbers) != count:
         raise MethodError(f"expected one weight per model, {count}; got {len(numbers)}")
     if not all(math.isfinite(number) for number in numbers):
-        raise MethodError(f"the weights must be finite numbers, not {numbers}")
+        raise MethodError(f"the weights must be finite numbers, not {list(numbers)}")
     return numbers
 
 

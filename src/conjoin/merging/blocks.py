@@ -1,0 +1,126 @@
+"""Blocks of tensors: read, brought to the dtype of the arithmetic, and checked.
+
+A method sees blocks, of at most BLOCK elements that follow each other in a tensor, which begin
+at multiples of BLOCK. That is a part of what a merge means, and not a setting: sums are made
+block after block, and random numbers are drawn for a block, so that results have the same bits
+however a tensor is cut into pieces of work.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from conjoin.errors import CheckpointError, MismatchError, NonFiniteError
+from conjoin.merging.task import Source, Task, working_dtype
+
+__all__ = ["BLOCK", "block_generator", "blocks_of", "check_finite", "read_inputs"]
+
+BLOCK = 1 << 18
+"""Elements: a megabyte of float32, so that what is made of a few of them stays in the cache."""
+
+
+def blocks_of(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Cut a range at the multiples of BLOCK.
+
+    >>> list(blocks_of(5, BLOCK + 1)) == [(5, BLOCK), (BLOCK, BLOCK + 1)]
+    True
+    """
+    while start < stop:
+        end = min(stop, (start // BLOCK + 1) * BLOCK)
+        yield start, end
+        start = end
+
+
+def block_generator(seed: int, name: str, start: int) -> torch.Generator:
+    """Give the generator of the block of a tensor that begins at the element `start`."""
+    # From these alone: order, resuming and parallel work never change a bit.
+    digest = hashlib.sha256(f"{seed}/{name}/{start // BLOCK}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def read_inputs(
+    task: Task, sources: Sequence[Source], span: tuple[int, int] | None, *, finite: bool
+) -> list[Tensor]:
+    """Read a flat range (None: the whole, in its shape) of sources, in the working dtype.
+
+    Args:
+        task: that they are of.
+        sources: of one shape.
+        span: first and last + 1 element.
+        finite: refuse NaN and infinity.
+
+    Raises:
+        NonFiniteError: there are some.
+        CheckpointError: some have data, some are on the meta device.
+        MismatchError: one of the names of a tie holds something else than the other.
+    """
+    raw = [_read(source, span) for source in sources]
+    for source, tensor in zip(sources, raw, strict=True):
+        if tensor.is_meta != raw[0].is_meta:
+            empty = source if tensor.is_meta else sources[0]
+            raise CheckpointError(
+                f"{empty.name!r} of {empty} is on the meta device and has no data; load its "
+                "weights first"
+            )
+    _check_twins(task, sources, raw, span)
+    tensors = [tensor.to(raw[0].device, task.working) for tensor in raw]
+    if finite:
+        for source, tensor in zip(sources, tensors, strict=True):
+            check_finite(tensor, source)
+    return tensors
+
+
+def _read(source: Source, span: tuple[int, int] | None) -> Tensor:
+    if span is None:
+        return source.checkpoint[source.name]
+    return source.checkpoint.read(source.name, *span)
+
+
+def _check_twins(
+    task: Task, sources: Sequence[Source], raw: Sequence[Tensor], span: tuple[int, int] | None
+) -> None:
+    for twin in task.twins:
+        for source, tensor in zip(sources, raw, strict=True):
+            if source.checkpoint is not twin.checkpoint or tensor.is_meta:
+                continue
+            if not torch.equal(_read(twin, span).to(tensor.device), tensor):
+                raise MismatchError(
+                    f"{twin.name!r} and {source.name!r} are one tensor in the first model, but "
+                    f"differ in {source}; untie the first, or tie the second"
+                )
+
+
+def check_finite(tensor: Tensor, where: "Source | str", name: str | None = None) -> None:
+    """Raise if a tensor has NaN or infinity.
+
+    Args:
+        tensor: of a dtype that can be summed up.
+        where: the source that it is a part of, whose values are counted for the message; or what
+            to call it, with its `name`.
+        name: of the tensor.
+
+    Raises:
+        NonFiniteError: it has.
+    """
+    if tensor.is_meta or not (tensor.is_floating_point() or tensor.is_complex()):
+        return
+    # A sum is a hundred times faster than isfinite, and NaN and infinity always reach it. It may
+    # overflow without them; then the slow way decides.
+    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).item()
+    if math.isfinite(total.real) and math.isfinite(total.imag):
+        return
+    if torch.isfinite(tensor).all():
+        return
+    if isinstance(where, Source):
+        name, tensor = where.name, where.checkpoint[where.name]
+        tensor = tensor.to(working_dtype([tensor.dtype]))
+    finite = torch.isfinite(tensor)
+    nans = int(torch.isnan(tensor).sum())
+    infinite = int((~finite).sum()) - nans
+    raise NonFiniteError(
+        f"{name!r} of {where} has {nans} NaN and {infinite} infinite among {tensor.numel()} values; "
+        "mend or leave out that model, or pass allow_nonfinite=True"
+    )

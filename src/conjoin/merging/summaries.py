@@ -1,0 +1,204 @@
+"""What a method has to know of a whole tensor, or of the whole model, before it makes a part of it.
+
+A method's `summarize` is a plain function: it asks for totals, each the sum of a function of
+every block, and gives one tensor made of them. Here the totals are formed: in any number of
+threads and processes, always to the same bits.
+"""
+
+import inspect
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from conjoin.errors import MethodError
+from conjoin.merging.blocks import BLOCK, block_generator, blocks_of, read_inputs
+from conjoin.merging.task import Task
+from conjoin.methods import Need
+
+__all__ = ["Alone", "Piece", "Summaries", "Workers"]
+
+# Elements of a piece of work. Sums are formed within pieces, then over pieces: a part of what a
+# total means, like BLOCK.
+_PIECE = 64 * BLOCK
+
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range of one tensor."""
+
+    name: str
+    start: int
+    stop: int
+
+
+class Workers(Protocol):
+    """Whoever does pieces of work: one thread, several, or several processes."""
+
+    def each(self, function: Callable[[Piece], Tensor], pieces: Sequence[Piece]) -> list[Tensor]:
+        """Give the result for every piece, in their order."""
+        ...
+
+    def summed(self, function: Callable[[Piece], Tensor], pieces: Sequence[Piece]) -> Tensor:
+        """Give the sum of results that are integers, so that their order says nothing."""
+        ...
+
+
+class Alone:
+    """One thread that does everything itself."""
+
+    def each(self, function: Callable[[Piece], Tensor], pieces: Sequence[Piece]) -> list[Tensor]:
+        """Give the result for every piece, in their order."""
+        return [function(piece) for piece in pieces]
+
+    def summed(self, function: Callable[[Piece], Tensor], pieces: Sequence[Piece]) -> Tensor:
+        """Give the sum of all results."""
+        total = function(pieces[0]).clone()
+        for piece in pieces[1:]:
+            total += function(piece)
+        return total
+
+
+class Summaries:
+    """The summaries of a merge, each made when it is first asked for.
+
+    Args:
+        tasks: of all tensors of the result.
+        seed: of random methods.
+        finite: refuse NaN and infinity.
+        workers: who makes the totals.
+        known: summaries made before, by `key`.
+    """
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        *,
+        seed: int,
+        finite: bool,
+        workers: Workers | None = None,
+        known: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._tasks, self._seed, self._finite = tasks, seed, finite
+        self.workers: Workers = workers or Alone()
+        self._known = dict(known or {})
+        self._locks: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def keys_of_models(self) -> dict[str, str]:
+        """Give the keys of summaries over the whole model, each with one of its tensors."""
+        found: dict[str, str] = {}
+        for name, task in self._tasks.items():
+            if task.spec.alias_of is None and task.summarized and _over_model(task):
+                found.setdefault(self.key(name), name)
+        return found
+
+    def key(self, name: str) -> str:
+        """Give what identifies the summary of a tensor: its name, or its method and settings."""
+        task = self._tasks[name]
+        if not _over_model(task):
+            return name
+        assert task.method is not None
+        asked = sorted(_keywords(task).items())
+        return f"{task.method.name} of {len(task.sources)}: {asked!r}"
+
+    def of(self, name: str) -> Tensor:
+        """Give the summary for a tensor.
+
+        Raises:
+            MethodError: one is needed over the whole model, whose tensors have other settings.
+        """
+        key = self.key(name)
+        with self._lock:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._known:
+                self._known[key] = self._make(name, key)
+            return self._known[key]
+
+    def known(self) -> dict[str, Tensor]:
+        """Give what has been made so far, by key."""
+        return dict(self._known)
+
+    def _make(self, name: str, key: str) -> Tensor:
+        task = self._tasks[name]
+        assert task.method is not None
+        assert task.method.summarize is not None
+        names = [name]
+        if _over_model(task):
+            keys = self.keys_of_models()
+            if len(keys) > 1:
+                raise MethodError(
+                    f"{task.method.name} with per='model' looks at the whole model at once, so "
+                    "that its parameters have to be the same for all tensors; they are not: "
+                    + "; ".join(keys)
+                    + ". Use one value, or the parameter per='tensor'"
+                )
+            names = [
+                other
+                for other, one in self._tasks.items()
+                if one.spec.alias_of is None and one.summarized and self.key(other) == key
+            ]
+        pieces = [
+            Piece(other, start, min(start + _PIECE, self._tasks[other].spec.numel))
+            for other in names
+            for start in range(0, self._tasks[other].spec.numel, _PIECE)
+        ]
+        # A tensor without elements has the totals of an empty block.
+        pieces = pieces or [Piece(name, 0, 0)]
+
+        def total(function: Function) -> Tensor:
+            return self._total(function, pieces)
+
+        made: Tensor = task.method.summarize(total, **_keywords(task))
+        return made
+
+    def _total(self, function: Function, pieces: Sequence[Piece]) -> Tensor:
+        wanted = inspect.signature(function).parameters
+
+        def measure(piece: Piece) -> Tensor:
+            task, found = self._tasks[piece.name], None
+            spans = list(blocks_of(piece.start, piece.stop)) or [(piece.start, piece.stop)]
+            for span in spans:
+                tensors = read_inputs(task, task.inputs, span, finite=self._finite)
+                given: dict[str, Any] = {}
+                base = None if task.base is None else tensors.pop()
+                if "base" in wanted:
+                    given["base"] = base
+                if "generator" in wanted:
+                    given["generator"] = block_generator(self._seed, piece.name, span[0])
+                value = function(tensors, **given)
+                found = value.clone() if found is None else found.add_(value)
+            assert found is not None
+            return found
+
+        first = measure(Piece(pieces[0].name, 0, 0))  # tells the dtype, and costs nothing
+        if not first.is_floating_point():
+            return self.workers.summed(measure, pieces)
+        parts = self.workers.each(measure, pieces)
+        result = parts[0].clone()
+        for part in parts[1:]:
+            result += part
+        return result
+
+
+def _over_model(task: Task) -> bool:
+    assert task.method is not None
+    return bool({**task.method.defaults, **task.settings.parameters}.get("per") == "model")
+
+
+def _keywords(task: Task) -> dict[str, Any]:
+    """The keywords of `summarize`: those of weights and parameters that it has."""
+    method = task.method
+    assert method is not None
+    assert method.summarize is not None
+    given = {**method.defaults, **task.settings.parameters}
+    if Need.WEIGHTS in method.needs:
+        given["weights"] = task.settings.weights or (1.0,) * len(task.sources)
+    wanted = inspect.signature(method.summarize).parameters
+    return {name: value for name, value in given.items() if name in wanted}
