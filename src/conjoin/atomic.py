@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from conjoin.errors import InputError, OutputExistsError
 
-__all__ = ["atomic_file", "check_target", "sync_folder", "write_bytes"]
+__all__ = ["atomic_file", "check_target", "sync_folder", "try_lock", "write_bytes"]
 
 
 def check_target(path: Path, *, overwrite: bool) -> None:
@@ -100,3 +100,22 @@ def sync_folder(folder: Path) -> None:
 
 def _exists(path: Path) -> OutputExistsError:
     return OutputExistsError(f"{path} exists; choose another name, or pass overwrite=True")
+
+
+def try_lock(descriptor: int) -> bool:
+    """Take an open file for this process alone until it is closed; False if another has it."""
+    if os.name == "nt":
+        import msvcrt
+
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

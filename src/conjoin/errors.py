@@ -2,7 +2,8 @@
 
     ConjoinError
     ├── InputError (ValueError)       an argument, option or pattern cannot be used as given
-    │   └── MethodError               ... a method of merging, its weights or its parameters
+    │   ├── MethodError               ... a method of merging, its weights or its parameters
+    │   └── RecipeError               ... a recipe, with every problem in it and its line
     ├── MismatchError (ValueError)    models that do not fit together: names, shapes, dtypes, ties
     ├── NonFiniteError (ValueError)   NaN or infinity where finite numbers are needed
     ├── CheckpointError (ValueError)  a file or mapping that cannot be read as named tensors
@@ -28,6 +29,7 @@ __all__ = [
     "MismatchError",
     "NonFiniteError",
     "OutputExistsError",
+    "RecipeError",
     "StabilityWarning",
     "StageError",
     "TraceError",
@@ -46,6 +48,10 @@ class InputError(ConjoinError, ValueError):
 
 class MethodError(InputError):
     """A method of merging, its weights or its parameters cannot be used as given."""
+
+
+class RecipeError(InputError):
+    """A recipe cannot be used as written; the message has every problem with its line."""
 
 
 class MismatchError(ConjoinError, ValueError):

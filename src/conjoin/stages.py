@@ -14,7 +14,6 @@ there and go on.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from conjoin.atomic import sync_folder, write_bytes
+from conjoin.atomic import sync_folder, try_lock, write_bytes
 from conjoin.errors import StageError
 
 __all__ = ["Stage", "StageCache"]
@@ -143,7 +142,7 @@ class StageCache:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("a+b") as file:
-            if not _try_lock(file.fileno()):
+            if not try_lock(file.fileno()):
                 raise StageError(
                     f"another run is using {self.folder}; wait for it, or name another folder"
                 )
@@ -185,21 +184,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def _try_lock(descriptor: int) -> bool:
-    if os.name == "nt":
-        import msvcrt
-
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

@@ -42,9 +42,21 @@ def test_a_missing_file_suggests_its_neighbours(tmp_path: Path) -> None:
         open_checkpoint(tmp_path / "nowhere" / "q")
 
 
+def test_a_missing_folder_suggests_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
+    with pytest.raises(CheckpointError, match=r"and no folder; did you mean .*my-model\?"):
+        open_checkpoint(tmp_path / "my-modle")
+
+
 def test_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(CheckpointError, match=r"is a folder; .*has model\.safetensors"):
+    safetensors.torch.save_file(TENSORS, tmp_path / "model.safetensors")
+    assert open_checkpoint(tmp_path)["w"].tolist() == [0, 1, 2]
+    assert as_checkpoint(str(tmp_path))["w"].tolist() == [0, 1, 2]
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    with pytest.raises(CheckpointError, match=r"has no weights: it has config\.json; expected"):
         open_checkpoint(tmp_path)
 
 

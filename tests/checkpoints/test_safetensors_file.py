@@ -2,6 +2,7 @@ import gc
 import json
 import pickle
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,24 @@ def test_views_are_not_copies(path: Path) -> None:
     checkpoint = SafetensorsFile(path)
     one, other = checkpoint["b.weight"], checkpoint["b.weight"]
     assert one.data_ptr() == other.data_ptr()
+
+
+def test_byte_ranges(path: Path) -> None:
+    checkpoint = SafetensorsFile(path)
+    assert checkpoint.files == (path,)
+    for name, tensor in checkpoint.items():
+        file, begin, end = checkpoint.byte_range(name)
+        assert file.read_bytes()[begin:end] == bits(tensor)[2]
+    with pytest.raises(KeyError, match="no tensor 'c'"):
+        checkpoint.byte_range("c")
+
+
+def test_many_threads_share_one_checkpoint(path: Path) -> None:
+    checkpoint = SafetensorsFile(path)
+    # Views come and go, so that the file is mapped and unmapped all the time.
+    with ThreadPoolExecutor(16) as pool:
+        sums = pool.map(lambda _: float(checkpoint["b.weight"].sum()), range(2000))
+        assert set(sums) == {66.0}
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of maps")

@@ -54,6 +54,19 @@ def test_both_formats_keep_ties_and_kinds(tmp_path: Path, zipped: bool) -> None:
     assert torch.equal(checkpoint["2.weight"], model[0].weight)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_survives_pickling(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "x.pt"
+    saved = {"model": {"w": torch.ones(10_000)}, "ema": {"w": torch.zeros(10_000)}}
+    torch.save(saved, path, _use_new_zipfile_serialization=zipped)
+    checkpoint = open_torch_file(path, entry="ema")
+    sent = pickle.dumps(checkpoint)
+    assert len(sent) < 1000  # the path, not the tensors
+    assert torch.equal(pickle.loads(sent)["w"], checkpoint["w"])
+    assert checkpoint.files == (path,)
+    assert checkpoint.byte_range("w") is None
+
+
 def test_writing_to_a_tensor_does_not_reach_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"w": torch.ones(3)}, path)

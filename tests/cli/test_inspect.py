@@ -102,6 +102,62 @@ def test_long_names_are_whole_without_a_terminal(run, tmp_path):
     assert name in run("inspect", path).stdout
 
 
+@pytest.fixture
+def layered(tmp_path):
+    """A folder of two files whose layers are 0, 1 and 3."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    names = [f"model.layers.{n}.mlp.{part}.weight" for n in (0, 1, 3) for part in ("up", "down")]
+    tensors = {"model.embed_tokens.weight": torch.ones(3, 2)}
+    tensors |= {name: torch.ones(2, 2) for name in names}
+    save(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def test_folders_and_their_layers(run, layered):
+    lines = run("inspect", layered).stdout.splitlines()
+    assert "layers model.layers.*: 3, numbered 0 to 3" in lines
+    assert "weight: 7 tensors, 30 elements, 120 B" in lines
+    report = json.loads(run("inspect", layered, "--json", "--no-data").stdout)
+    stack = {"pattern": "model.layers.*", "count": 3, "first": 0, "last": 3}
+    assert report["layers"] == [stack]
+
+
+def test_layers_by_a_pattern(run, tmp_path):
+    names = [f"net.{n}.weight" for n in (0, 2, 4)]  # single modules: no stack by themselves
+    path = save({name: torch.ones(1) for name in names}, tmp_path / "m.safetensors")
+    assert "layers" not in run("inspect", path).stdout
+    assert "layers net.*: 3, numbered 0 to 4" in run("inspect", path, "--layers", "net.*").stdout
+    error = run("inspect", path, "--layers", "nett.*", code=2).stderr
+    assert "did you mean 'net.*'" in error
+
+
+def test_references_with_an_adapter(run, layered, tmp_path):
+    adapter = tmp_path / "lora"
+    adapter.mkdir()
+    name = "base_model.model.model.layers.0.mlp.up"
+    save(
+        {
+            f"{name}.lora_A.weight": torch.full((1, 2), math.nan),
+            f"{name}.lora_B.weight": torch.ones(2, 1),
+        },
+        adapter / "adapter_model.safetensors",
+    )
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["up"]})
+    )
+    report = json.loads(run("inspect", f"{layered}+{adapter}", "--json").stdout)
+    assert report["nonfinite"] == ["model.layers.0.mlp.up.weight"]
+    assert len(report["tensors"]) == 7
+
+
+def test_a_mistyped_path_gets_the_closest(run, file):
+    error = run("inspect", str(file).replace("m.safe", "n.safe"), code=1).stderr
+    assert f"did you mean {file}?" in error
+    assert "there is no file" in run("inspect", file.parent / "nothing", code=1).stderr
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>", b"garbage"])
 def test_other_files(run, tmp_path, content):
     path = tmp_path / "m.safetensors"

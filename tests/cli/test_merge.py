@@ -1,6 +1,7 @@
 import errno
 import io
 import json
+import math
 import time
 
 import pytest
@@ -12,7 +13,9 @@ import conjoin
 from conjoin.checkpoints import MemoryCheckpoint, open_checkpoint, save
 from conjoin.cli import app
 from conjoin.cli import progress as progress_module
-from conjoin.cli.progress import tracked
+from conjoin.cli.progress import byte_bar, tracked
+from conjoin.streaming import partial_of
+from conjoin.streaming.running import _Files
 
 
 def assert_same(path, expected):
@@ -98,6 +101,17 @@ def test_overwrite(run, two, tmp_path):
     assert_same(out, conjoin.merge(two))
 
 
+def test_a_record_lies_beside_the_file(run, two, tmp_path):
+    out = tmp_path / "out.safetensors"
+    run("merge", *two, "-o", out)
+    assert sorted(p.name for p in tmp_path.iterdir() if p not in two) == [
+        "out.conjoin.json",
+        "out.safetensors",
+    ]
+    record = json.loads((tmp_path / "out.conjoin.json").read_text())
+    assert [one["model"] for one in record["inputs"]] == [str(path) for path in two]
+
+
 def test_overwriting_an_input(run, two):
     expected = {name: tensor.clone() for name, tensor in conjoin.merge(two).items()}
     run("merge", *two, "-o", two[0], "--overwrite")
@@ -137,21 +151,26 @@ def test_what_cannot_be_used_is_explained_with_exit_code_2(run, two, tmp_path, o
 
 def test_other_arguments_that_cannot_be_used(run, two, tmp_path):
     assert "two or more" in run("merge", two[0], "-o", tmp_path / "o.pt", code=2).stderr
-    assert "suffix" in run("merge", *two, "-o", tmp_path / "out.xyz", code=2).stderr
+    mistyped = run("merge", *two, "-o", tmp_path / "out.safetensor", code=2).stderr
+    assert "did you mean out.safetensors?" in mistyped
+    assert "suffix" in run("merge", *two, "-o", tmp_path / "out.gguf", code=2).stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
     assert "no folder" in run("merge", *two, "-o", tmp_path / "no" / "out.pt", code=2).stderr
-    assert "Missing option" in run("merge", *two, code=2).stderr
+    assert "say what to write" in run("merge", *two, code=2).stderr
 
 
-def test_models_that_cannot_be_merged_have_exit_code_1(run, two, tmp_path):
+def test_models_that_cannot_be_merged(run, two, tmp_path):
     out = tmp_path / "out.safetensors"
     other = save({"conv.weight": torch.ones(9)}, tmp_path / "other.safetensors")
-    assert "only in model 0" in run("merge", two[0], other, "-o", out, code=1).stderr
+    error = run("merge", two[0], other, "-o", out, code=2).stderr
+    assert "only in model 0" in error
+    assert "--keep 'pattern=number'" in error
     missing = run("merge", two[0], tmp_path / "c.safetensors", "-o", out, code=1)
     assert missing.stderr.startswith("Error: there is no file")
     half = save({"w": torch.ones(2).half()}, tmp_path / "half.safetensors")
     full = save({"w": torch.ones(2)}, tmp_path / "full.safetensors")
-    assert "--dtype float32" in run("merge", half, full, "-o", out, code=1).stderr
-    assert not out.exists()
+    assert "--dtype float32" in run("merge", half, full, "-o", out, code=2).stderr
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
 
 
 def test_constants_that_differ_are_resolved_as_the_error_says(run, tmp_path):
@@ -175,24 +194,143 @@ def test_nonfinite_numbers(run, tmp_path):
     assert open_checkpoint(out)["w"].isnan().all()
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "words"),
-    [
-        (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
-        (PermissionError(13, "Permission denied", "x.pt"), 1, "Permission denied: x.pt"),
-        (MemoryError(), 1, "not enough memory"),
-        (KeyboardInterrupt(), 130, "Interrupted; nothing was written."),
-    ],
-)
-def test_failures_while_writing_leave_nothing(run, two, tmp_path, monkeypatch, error, code, words):
-    def fail(*arguments):
-        raise error
+FAILURES = [
+    (OSError(errno.ENOSPC, "No space left on device"), 1, "the disk is full"),
+    (PermissionError(13, "Permission denied", "x.pt"), 1, "Permission denied: x.pt"),
+    (MemoryError(), 1, "not enough memory"),
+    (KeyboardInterrupt(), 130, "Interrupted."),
+]
 
-    monkeypatch.setattr("conjoin.checkpoints.writer._write_tensor", fail)
-    result = run("merge", *two, "-o", tmp_path / "out.safetensors", code=code)
+
+@pytest.mark.parametrize(("error", "code", "words"), FAILURES)
+def test_after_a_failure_a_run_is_gone_on_with(run, two, tmp_path, monkeypatch, error, code, words):
+    out = tmp_path / "out.safetensors"
+    write, calls = _Files.write, []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise error
+        write(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Files, "write", fail)
+        result = run("merge", *two, "-o", out, "--threads", 1, code=code)
     assert words in result.stderr
+    assert f"What is done lies in {out}.partial; go on with --resume." in result.stderr
     assert "Traceback" not in result.stderr
+    assert not out.exists()
+    again = run("merge", *two, "-o", out, code=1).stderr
+    assert "pass --resume to go on with it, or --restart to remove it" in again
+    run("merge", *two, "-o", out, "--resume")
+    whole = tmp_path / "whole.safetensors"
+    run("merge", *two, "-o", whole)
+    assert out.read_bytes() == whole.read_bytes()
+    assert not partial_of(out).exists()
+
+
+def test_an_interrupt_before_anything_is_written_says_so(run, two, tmp_path, monkeypatch):
+    def interrupt(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("conjoin.recipes.plan.build_tasks", interrupt)
+    result = run("merge", *two, "-o", tmp_path / "out", code=130)
+    assert result.stderr == "Interrupted. Nothing was written.\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+
+
+def test_an_interrupt_while_the_result_is_made_durable_loses_nothing(
+    run, two, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("conjoin.streaming.place._sync", interrupt)
+        result = run("merge", *two, "-o", out, code=130)
+    assert "go on with --resume." in result.stderr
+    run("merge", *two, "-o", out, "--resume")
+    assert_same(out, conjoin.merge(two))
+
+
+def test_restart_begins_again(run, two, tmp_path, monkeypatch):
+    out = tmp_path / "out.safetensors"
+
+    def fail(*arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Files, "write", fail)
+        run("merge", *two, "-o", out, code=1)
+    other = run("merge", *two, "-o", out, "-m", "sum", "--resume", code=1).stderr
+    assert "of another plan (the recipe has changed)" in other
+    assert "--restart" in other
+    run("merge", *two, "-o", out, "-m", "sum", "--restart")
+    assert_same(out, conjoin.merge(two, "sum"))
+
+
+@pytest.fixture
+def recipe(two, tmp_path):
+    path = tmp_path / "recipe.yml"
+    path.write_text(
+        "method: linear\nmodels:\n"
+        + "".join(
+            f"  - {{model: {name}.safetensors, weight: {weight}}}\n"
+            for name, weight in (("a", 0.3), ("b", 0.7))
+        )
+    )
+    return path
+
+
+def test_a_recipe_is_the_same_as_options(run, two, recipe, tmp_path):
+    result = run("merge", recipe, tmp_path / "out")
+    assert result.stdout.count("\n") == 1
+    assert_same(tmp_path / "out", conjoin.merge(two, "linear", weights=[0.3, 0.7]))
+    summary = json.loads(run("merge", recipe, "-o", tmp_path / "more", "--json").stdout)
+    assert summary["plan"] == json.loads(run("plan", recipe, "--json").stdout)["hash"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "README.md",
+        "conjoin.json",
+        "model.safetensors",
+    }
+
+
+def test_what_a_recipe_says_is_not_said_by_options_too(run, recipe, tmp_path):
+    error = run("merge", recipe, tmp_path / "out", "-w", "1,2", "--seed", 0, code=2).stderr
+    assert "--weights, --seed cannot be given beside a recipe" in error
+    assert "write it into" in error
+    assert "recipe.yml OUT" in run("merge", recipe, code=2).stderr
+    assert "recipe.yml OUT" in run("merge", recipe, "x", "y", code=2).stderr
+
+
+def test_errors_of_a_recipe_speak_of_its_keys(run, recipe, tmp_path):
+    save({"conv.weight": torch.ones(4, 3).half()}, tmp_path / "b.safetensors", overwrite=True)
+    error = run("merge", recipe, tmp_path / "out", code=2).stderr
+    assert f"{recipe}:2: " in error
+    assert "`keep: {PATTERN: MODEL}` in the recipe" in error
+    assert "--" not in error
+    bad = {"w": torch.tensor([math.nan])}
+    for name in ("a", "b"):
+        save(bad, tmp_path / f"{name}.safetensors", overwrite=True)
+    error = run("merge", recipe, tmp_path / "out", code=1).stderr
+    assert "write `nonfinite: allow`" in error
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+
+
+def test_torch_files_are_written_from_recipes_too(run, two, recipe, tmp_path):
+    run("merge", recipe, tmp_path / "out.pt")
+    assert_same(tmp_path / "out.pt", conjoin.merge(two, "linear", weights=[0.3, 0.7]))
+    error = run("merge", recipe, tmp_path / "more.pt", "--resume", code=2).stderr
+    assert "write a .safetensors file or a folder to resume" in error
+    recipe.write_text(recipe.read_text() + "output: {format: torch}\n")
+    assert "ends in .pt" in run("merge", recipe, tmp_path / "out", code=2).stderr
+
+
+def test_devices_that_are_not_there(run, two, tmp_path):
+    error = run("merge", *two, "-o", tmp_path / "out", "--device", "gpu", code=2).stderr
+    assert "no device 'gpu'" in error
 
 
 @pytest.mark.parametrize(
@@ -260,4 +398,26 @@ def test_no_bar_without_a_terminal_or_for_quick_work(monkeypatch):
         assert same is inner
     with tracked(inner, Console(file=stream, force_terminal=True)) as counted:
         counted["x"]
+    assert stream.getvalue().strip() == ""
+
+
+def test_a_bar_of_bytes(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(progress_module, "PATIENCE", 0.0)
+    stream = io.StringIO()
+    with byte_bar(Console(file=stream, force_terminal=True, width=120)) as update:
+        time.sleep(0.01)
+        update(500, 2000)
+        update(1000, 2000)
+        time.sleep(0.25)
+    assert "1.0/2.0 kB" in stream.getvalue()
+
+
+def test_no_bar_of_bytes_without_a_terminal_or_for_quick_work(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = io.StringIO()
+    for terminal in (False, True):
+        with byte_bar(Console(file=stream, force_terminal=terminal)) as update:
+            update(1, 2)
+            update(2, 2)
     assert stream.getvalue().strip() == ""

@@ -21,5 +21,23 @@ def test_one_method(run):
     assert (row["parameters"], row["needs"]) == ({"normalize": True}, ["weights"])
 
 
+def test_what_a_parameter_may_be(run):
+    lines = run("methods", "dare_ties").stdout.splitlines()
+    (density,) = [line.split(maxsplit=1) for line in lines if line.startswith("  density=")]
+    assert density[1].startswith("a number from 0 to 1, or one per model")
+    (rescale,) = [line.split(maxsplit=1) for line in lines if line.startswith("  rescale=")]
+    assert rescale == ["rescale=expectation", "one of expectation, l1, none"]
+    row = json.loads(run("methods", "dare_ties", "--json").stdout)
+    assert row["accepts"]["rescale"] == {"enum": ["expectation", "l1", "none"]}
+    assert row["accepts"]["density"] == {"type": "number", "minimum": 0, "maximum": 1}
+    assert row["per_model"] == ["density"]
+
+
+def test_how_many_models(run):
+    assert "merges: exactly 2 models" in run("methods", "slerp").stdout
+    assert json.loads(run("methods", "slerp", "--json").stdout)["models"] == 2
+    assert "exactly" not in run("methods", "mean").stdout
+
+
 def test_unknown_method(run):
     assert "did you mean 'mean'" in run("methods", "meen", code=2).stderr

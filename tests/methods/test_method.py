@@ -1,9 +1,10 @@
 """What a row is asked before it is used."""
 
 import pytest
+import torch
 
 from conjoin.errors import MethodError
-from conjoin.methods import Method, Need
+from conjoin.methods import METHODS, Method, Need
 
 
 def _method(function, **keywords):
@@ -55,3 +56,61 @@ def test_the_engine_s_keywords_cannot_be_passed_as_parameters():
 
     with pytest.raises(MethodError, match="no parameter 'weights'"):
         _method(function).check({"weights": [1]}, base=False, weights=False)
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), [("slerp", 2, 1), ("slerp", 2, 3),
+                                                       ("passthrough", 1, 2)])  # fmt: skip
+def test_the_number_of_models_is_checked(name, right, wrong):
+    METHODS[name].check({}, base=False, weights=False, models=right)
+    METHODS[name].check({}, base=False, weights=False)
+    with pytest.raises(MethodError, match=f"{name} merges exactly {right} model.*here are {wrong}"):
+        METHODS[name].check({}, base=False, weights=False, models=wrong)
+
+
+def test_parameters_per_model():
+    assert METHODS["ties"].per_model == {"density"}
+    assert METHODS["dare_linear"].per_model == METHODS["dare_ties"].per_model == {"density"}
+    assert METHODS["linear"].per_model == METHODS["slerp"].per_model == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "weights"),
+    [
+        ("linear", {}, [1, -1]),
+        ("task_arithmetic", {"normalize": True}, [1, -1]),
+        ("dare_linear", {"normalize": True}, [1, -1]),
+        ("ties", {"merge": "weighted"}, [1, -1]),
+        ("ties", {}, [1, 2, 3]),
+        ("dare_ties", {"merge": "weighted"}, [1, -1]),
+        ("dare_ties", {}, [1, float("nan")]),
+        ("ties", {"density": [0.1, 0.2, 0.3], "rescale": "l1"}, [1, 2]),
+    ],
+)
+def test_a_rehearsal_finds_what_the_method_refuses(name, parameters, weights):
+    with pytest.raises(MethodError):
+        METHODS[name].rehearse(parameters, models=2, weights=weights)
+
+
+def test_a_rehearsal_of_what_works():
+    for row in METHODS.values():
+        row.rehearse({}, models=row.models or 3)
+    METHODS["ties"].rehearse({"density": [0.1, 1], "per": "tensor"}, models=2, weights=[1, -1])
+
+
+def test_a_rehearsal_gives_weights_base_and_generator_by_name():
+    seen = []
+
+    def summarize(total, *, weights, rank=2):
+        def count(tensors, *, base, generator):
+            seen.append((len(tensors), base.numel(), isinstance(generator, torch.Generator)))
+            return torch.zeros(1)
+
+        return total(count) + sum(weights) * rank
+
+    def function(tensors, *, base, weights, summary, rank=2):
+        seen.append((summary.item(), weights))
+        return base
+
+    row = Method("it", function, "f", summarize=summarize)
+    row.rehearse({"rank": 3}, models=2, weights=[1, 2])
+    assert seen == [(2, 0, True), (9, [1, 2])]

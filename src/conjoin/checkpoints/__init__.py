@@ -1,34 +1,55 @@
 """Files and modules as named tensors: `Mapping[str, Tensor]`, lazy and read-only.
 
     a module ─────────────┐
-    a dict of tensors ────┼──► Checkpoint ──► save ──► a file
-    .safetensors, .pt ────┘     specs, [name], read
+    a dict of tensors ────┤
+    .safetensors, .pt ────┼──► Checkpoint ──► save ──► a file
+    a folder of files ────┤     specs, [name], read
+    base + LoRA adapter ──┘
 
-`as_checkpoint` takes any of these; `open_checkpoint` a file, and never runs code from it. What a
-tensor is for - weight, statistic, counter, constant - and which tensors are tied is known before
-any data are read, from `specs`.
+`as_checkpoint` takes any of these but the last; `open_checkpoint` a file or folder, and
+`open_reference` what a recipe names: `path@revision+adapter@revision`, on disk or on the Hub. They
+never run code from a file. What a tensor is for - weight, statistic, counter, constant - and which
+tensors are tied is known before any data are read, from `specs`.
 """
 
+from conjoin.checkpoints.adapter import open_adapter
+from conjoin.checkpoints.carried import carried_files
 from conjoin.checkpoints.checkpoint import Checkpoint
 from conjoin.checkpoints.memory import MemoryCheckpoint
 from conjoin.checkpoints.module import from_module
 from conjoin.checkpoints.names import closest_name, describe_name_difference, match_names
 from conjoin.checkpoints.open import as_checkpoint, open_checkpoint
+from conjoin.checkpoints.reference import (
+    HeadersOnly,
+    Reference,
+    locate,
+    open_headers,
+    open_reference,
+    parse_reference,
+)
 from conjoin.checkpoints.spec import Kind, Spec, kind_by_name, override_kinds
 from conjoin.checkpoints.writer import save
 
 __all__ = [
     "Checkpoint",
+    "HeadersOnly",
     "Kind",
     "MemoryCheckpoint",
+    "Reference",
     "Spec",
     "as_checkpoint",
+    "carried_files",
     "closest_name",
     "describe_name_difference",
     "from_module",
     "kind_by_name",
+    "locate",
     "match_names",
+    "open_adapter",
     "open_checkpoint",
+    "open_headers",
+    "open_reference",
     "override_kinds",
+    "parse_reference",
     "save",
 ]

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from torch import Tensor
@@ -50,6 +51,32 @@ class Checkpoint(Mapping[str, Tensor], ABC):
     def metadata(self) -> Mapping[str, str]:
         """Free-form strings stored beside the tensors."""
         return _NO_METADATA
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that is read for the tensors, in a fixed order; () where there is none."""
+        return ()
+
+    def reads_ranges(self, name: str) -> bool:
+        """Whether `read` costs as little as what it gives; else all of the tensor is made for it.
+
+        Raises:
+            KeyError: no tensor has this name.
+        """
+        self.spec_of(name)
+        return True
+
+    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
+        """Return (file, begin, end): where the bytes of a tensor lie, as they are, in a file.
+
+        None means that the tensor is computed, in memory, or stored in another way. A caller may
+        tell the system what it will read; it still reads by `read`.
+
+        Raises:
+            KeyError: no tensor has this name.
+        """
+        self.spec_of(name)
+        return None
 
     @abstractmethod
     def __getitem__(self, name: str) -> Tensor:

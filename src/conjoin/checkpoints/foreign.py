@@ -16,7 +16,10 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x93numpy", "it is a NumPy array; pass {name: torch.from_numpy(array)} instead"),
     (b"\x1f\x8b", "it is compressed with gzip; decompress it first"),
     (b"\x28\xb5\x2f\xfd", "it is compressed with zstd; decompress it first"),
-    (b"{", "it is JSON, perhaps the index of a checkpoint in several files"),
+    (
+        b"{",
+        "it is JSON; if it is the index of a checkpoint in several files, pass the folder it is in",
+    ),
 )
 
 

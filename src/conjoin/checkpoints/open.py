@@ -7,27 +7,30 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from conjoin.checkpoints.checkpoint import Checkpoint
-from conjoin.checkpoints.foreign import explain_foreign
+from conjoin.checkpoints.file import open_file
+from conjoin.checkpoints.folder import open_folder
 from conjoin.checkpoints.memory import MemoryCheckpoint
 from conjoin.checkpoints.module import from_module
 from conjoin.checkpoints.names import closest_name
-from conjoin.checkpoints.safetensors_file import SafetensorsFile
-from conjoin.checkpoints.torch_file import open_torch_file
 from conjoin.errors import CheckpointError, InputError
 
 __all__ = ["as_checkpoint", "open_checkpoint"]
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, entry: str | None = None) -> Checkpoint:
-    """Open a safetensors file or a file of `torch.save`; its content decides, not its suffix.
+    """Open a safetensors file, a file of `torch.save`, or a folder of such files.
+
+    A file's content decides, not its suffix. Which files of a folder are its weights is said in
+    `open_folder`.
 
     Args:
-        path: of the file.
+        path: of the file or folder.
         entry: for torch files in which several entries hold weights: which one, for instance
             "ema".
 
     Raises:
-        CheckpointError: the file is missing or cannot be read as named tensors.
+        CheckpointError: the file is missing or cannot be read as named tensors; or a folder has
+            no weights, or more than one set of them, or is not what its index says.
         InputError: `entry` does not fit.
 
     >>> import tempfile, torch
@@ -38,71 +41,40 @@ def open_checkpoint(path: str | os.PathLike[str], *, entry: str | None = None) -
     ['fc.bias']
     """
     path = Path(path)
-    head = _read_head(path)
-    foreign = explain_foreign(head)
-    if foreign is not None:
-        raise CheckpointError(f"{path} is no checkpoint: {foreign}")
-    if _begins_like_safetensors(head):
-        if entry is not None:
-            raise InputError(
-                f"{path} is a safetensors file, which has no entries to choose from; "
-                f"leave out entry={entry!r}"
-            )
-        return SafetensorsFile(path)
-    if head.startswith((b"PK", b"\x80")):
-        return open_torch_file(path, entry=entry)
-    if path.suffix == ".safetensors":
-        return SafetensorsFile(path)  # its error says what is wrong with the header
-    raise CheckpointError(
-        f"{path} is neither a safetensors file nor a file of torch.save; "
-        f"it begins with {head[:8]!r}"
-    )
-
-
-def _begins_like_safetensors(head: bytes) -> bool:
-    # Length of the JSON below 2**32, then the JSON, which official files begin with a brace.
-    return head[4:9] == b"\0\0\0\0{"
-
-
-def _read_head(path: Path) -> bytes:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; pass one file: {_listing(path)}")
     try:
-        with path.open("rb") as file:
-            return file.read(64)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}; {_files_near(path)}") from error
+        is_folder = path.is_dir()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    if is_folder:
+        return open_folder(path, entry=entry)
+    try:
+        return open_file(path, entry=entry)
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise CheckpointError(
+            f"there is no file {path}, and no folder; {_names_near(path)}"
+        ) from error.__cause__
 
 
-def _files_near(path: Path) -> str:
+def _names_near(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no folder {path.parent} either"
-    files = _files(path.parent)
-    close = closest_name(path.name, files)
-    return _listing(path.parent) if close is None else f"did you mean {path.parent / close}?"
-
-
-def _listing(folder: Path) -> str:
-    files = _files(folder)
-    if not files:
-        return f"{folder} has no files"
-    shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
-    return f"{folder} has {shown}"
-
-
-def _files(folder: Path) -> list[str]:
     try:
-        return sorted(item.name for item in folder.iterdir() if item.is_file())
+        names = sorted(item.name for item in path.parent.iterdir())
     except OSError:
-        return []
+        names = []
+    close = closest_name(path.name, names)
+    if close is not None:
+        return f"did you mean {path.parent / close}?"
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return f"{path.parent} has {shown or 'nothing in it'}"
 
 
 def as_checkpoint(
     obj: Checkpoint | nn.Module | Mapping[str, Tensor] | str | os.PathLike[str],
 ) -> Checkpoint:
-    """Return a module, a mapping of tensors, or the path of a file as a checkpoint.
+    """Return a module, a mapping of tensors, or the path of a file or folder as a checkpoint.
 
     Raises:
         CheckpointError: it cannot be read as named tensors.

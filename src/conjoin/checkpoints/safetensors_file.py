@@ -89,6 +89,14 @@ class SafetensorsFile(Checkpoint):
     def source(self) -> str:
         return str(self._path)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._path,)
+
+    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
+        entry = self._entry(name)
+        return self._path, entry.begin, entry.end
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._path,)  # a worker process opens and maps the file itself
 
@@ -139,7 +147,8 @@ class SafetensorsFile(Checkpoint):
 
     def _mapped(self) -> mmap.mmap | None:
         # The tensors own the map, and this object only finds it again: a program that goes through
-        # a large file one tensor at a time gives the pages back, and keeps no file open.
+        # a large file one tensor at a time gives the pages back, and keeps no file open. Two
+        # threads may both find none and map the file twice: each tensor owns the map it lies in.
         mapped = None if self._map is None else self._map()
         if mapped is None:
             with self._opened() as file:

@@ -3,16 +3,19 @@
 import os
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from conjoin.checkpoints.foreign import explain_foreign
 from conjoin.checkpoints.memory import MemoryCheckpoint
 from conjoin.checkpoints.unwrap import unwrap
 from conjoin.errors import CheckpointError
 
-__all__ = ["open_torch_file"]
+__all__ = ["TorchFile", "open_torch_file"]
 
 # Before torch 1.6, files began with this number as a pickle of its own.
 _LEGACY_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
@@ -22,7 +25,36 @@ _RESAVE = (
 )
 
 
-def open_torch_file(path: str | os.PathLike[str], *, entry: str | None = None) -> MemoryCheckpoint:
+class TorchFile(MemoryCheckpoint):
+    """The state dict of a file of `torch.save`; made by `open_torch_file`.
+
+    A worker process is sent the path, not the tensors, and opens the file itself.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        path: Path,
+        *,
+        entry: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(tensors, source=str(path), metadata=metadata)
+        self._path, self._chosen = path, entry
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self._path,)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self._path, self._chosen)
+
+
+def _reopen(path: Path, entry: str | None) -> TorchFile:
+    return open_torch_file(path, entry=entry)
+
+
+def open_torch_file(path: str | os.PathLike[str], *, entry: str | None = None) -> TorchFile:
     """Open a file of `torch.save`, by `torch.load(weights_only=True)`.
 
     The state dict is looked for inside the usual wrappings (see `unwrap`); what was removed is
@@ -49,7 +81,7 @@ def open_torch_file(path: str | os.PathLike[str], *, entry: str | None = None) -
     obj = _load(path)
     tensors, notes = unwrap(obj, entry=entry, source=str(path))
     metadata = {"conjoin.unwrapped": "; ".join(notes)} if notes else {}
-    return MemoryCheckpoint(tensors, source=str(path), metadata=metadata)
+    return TorchFile(tensors, path, entry=entry, metadata=metadata)
 
 
 def _load(path: Path) -> object:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,10 @@ from conjoin.checkpoints.safetensors_header import format_header
 from conjoin.checkpoints.spec import Spec
 from conjoin.errors import CheckpointError, InputError
 
-__all__ = ["save"]
+__all__ = ["safetensors_header", "save"]
+
+_PIECE = 1 << 24
+"""Elements of a tensor that are in memory at a time, where parts of it can be had."""
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -70,7 +74,9 @@ def save(
         with atomic_file(path, overwrite=overwrite) as file:
             torch.save(_tensors_for_torch(checkpoint), file)
     else:
-        header, order = _safetensors_header(checkpoint, metadata or {})
+        header, order = safetensors_header(
+            checkpoint.specs, {**checkpoint.metadata, **(metadata or {})}
+        )
         with atomic_file(path, overwrite=overwrite) as file:
             file.write(header)
             for name in order:
@@ -95,14 +101,20 @@ def _check_specs(checkpoint: Checkpoint) -> None:
             )
 
 
-def _safetensors_header(
-    checkpoint: Checkpoint, metadata: Mapping[str, str]
+def safetensors_header(
+    tensors: Mapping[str, Spec], metadata: Mapping[str, str]
 ) -> tuple[bytes, tuple[str, ...]]:
-    specs = {name: spec for name, spec in checkpoint.specs.items() if spec.alias_of is None}
-    aliases = {
-        name: spec.alias_of for name, spec in checkpoint.specs.items() if spec.alias_of is not None
-    }
-    strings = {**checkpoint.metadata, **metadata, "format": "pt"}
+    """Return the first bytes of a file of these tensors, and the order in which the data follow.
+
+    Ties are written as metadata {second name: first name}.
+
+    Raises:
+        InputError: metadata that are no strings, or that would be read as ties.
+        CheckpointError: a name or dtype cannot be stored.
+    """
+    specs = {name: spec for name, spec in tensors.items() if spec.alias_of is None}
+    aliases = {name: spec.alias_of for name, spec in tensors.items() if spec.alias_of is not None}
+    strings = {**metadata, "format": "pt"}
     strings.pop(ORDER_KEY, None)
     for key, value in strings.items():
         if not isinstance(key, str) or not isinstance(value, str):
@@ -116,12 +128,23 @@ def _safetensors_header(
         )
     if aliases:
         strings |= aliases
-        strings[ORDER_KEY] = json.dumps(list(checkpoint.specs), ensure_ascii=False)
+        strings[ORDER_KEY] = json.dumps(list(tensors), ensure_ascii=False)
     return format_header(specs, strings)
 
 
 def _write_tensor(file: BinaryIO, checkpoint: Checkpoint, name: str) -> None:
-    tensor = _plain(checkpoint, name)
+    spec = checkpoint.specs[name]
+    if spec.numel > _PIECE and checkpoint.reads_ranges(name):
+        for start in range(0, spec.numel, _PIECE):
+            piece = checkpoint.read(name, start, min(start + _PIECE, spec.numel))
+            _write_values(
+                file, _stored(piece, replace(spec, shape=tuple(piece.shape)), checkpoint, name)
+            )
+        return
+    _write_values(file, _plain(checkpoint, name))
+
+
+def _write_values(file: BinaryIO, tensor: Tensor) -> None:
     if tensor.numel():
         # Bytes, since NumPy lacks bfloat16 and the 8-bit floats.
         file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
@@ -129,7 +152,10 @@ def _write_tensor(file: BinaryIO, checkpoint: Checkpoint, name: str) -> None:
 
 def _plain(checkpoint: Checkpoint, name: str) -> Tensor:
     """The tensor as it is stored: detached, on the CPU, contiguous, without lazy bits."""
-    spec, tensor = checkpoint.specs[name], checkpoint[name]
+    return _stored(checkpoint[name], checkpoint.specs[name], checkpoint, name)
+
+
+def _stored(tensor: Tensor, spec: Spec, checkpoint: Checkpoint, name: str) -> Tensor:
     if (tuple(tensor.shape), tensor.dtype) != (spec.shape, spec.dtype):
         raise CheckpointError(
             f"{name!r} in {_where(checkpoint, spec)} came out as {tuple(tensor.shape)} "

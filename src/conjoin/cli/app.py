@@ -19,8 +19,11 @@ from conjoin.cli.errors import ReportingGroup
 from conjoin.cli.inspect import inspect
 from conjoin.cli.merge import merge
 from conjoin.cli.methods import methods
+from conjoin.cli.plan import plan
 from conjoin.cli.report import report
+from conjoin.cli.schema import schema
 from conjoin.cli.symmetries import symmetries
+from conjoin.cli.verify import verify
 
 __all__ = ["app", "main"]
 
@@ -69,7 +72,10 @@ def _reflowed(docstring: str | None) -> str:
 
 
 app.callback(help=_reflowed(_conjoin.__doc__))(_conjoin)
-for command in (merge, compare, report, inspect, diff, methods, symmetries, align, digits):
+for command in (
+    *(merge, plan, verify, compare, report, inspect, diff),
+    *(methods, schema, symmetries, align, digits),
+):
     app.command(help=_reflowed(command.__doc__))(command)
 
 

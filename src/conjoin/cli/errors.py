@@ -15,22 +15,35 @@ from typer.core import TyperGroup
 from conjoin.cli.output import close_stdout, error_console, printable
 from conjoin.errors import ConjoinError, InputError
 
-__all__ = ["TROUBLE", "ReportingGroup", "explain"]
+__all__ = ["IN_RECIPE", "TROUBLE", "ReportingGroup", "explain"]
 
 TROUBLE = "conjoin.trouble"
 """Key in a context's `meta`: the exit code of every error, where 1 has another meaning."""
 
-# The library's messages name Python arguments; here the same things are options.
+IN_RECIPE = "conjoin.in_recipe"
+"""Key in a context's `meta`: whether what to do is said by a recipe, not by options."""
+
+# The library's messages name Python arguments; here the same things are options, or keys of a
+# recipe.
 _PAIR = r"\{['\"]?(.*?)['\"]?: ['\"]?([^{}]*?)['\"]?\}"
-_SPELLINGS = (
-    (re.compile(r"\bpass overwrite=True"), "pass --overwrite"),
+_OF_A_RUN = ((re.compile(r"\b(overwrite|resume|restart)=True"), r"--\1"),)
+_OPTIONS = (
     (re.compile(r"\bpass allow_nonfinite=True"), "pass --allow-nonfinite"),
     (re.compile(r"\bkeep=" + _PAIR), r"--keep '\1=\2'"),
     (re.compile(r"\bkinds=" + _PAIR), r"--kind '\1=\2'"),
     (re.compile(r"\bdtype=torch\.(\w+)"), r"--dtype \1"),
-    (re.compile(r"\bweights=\.\.\."), "--weights"),
+    (re.compile(r"\b(weights|base)=\.\.\."), r"--\1"),
     (re.compile(r"\bentry='([^']*)'"), r"--entry \1"),
     (re.compile(r"\bentry="), "--entry "),
+)
+_KEYS = (
+    (re.compile(r"\bpass allow_nonfinite=True"), "write `nonfinite: allow`"),
+    (re.compile(r"\bkeep=\{pattern: number\}"), "`keep: {PATTERN: MODEL}` in the recipe"),
+    (re.compile(r"\b(keep|kinds)=" + _PAIR), r"`\1: {'\2': \3}` in the recipe"),
+    (re.compile(r"\bdtype=torch\.(\w+)"), r"`dtype: \1` in the recipe"),
+    (re.compile(r"\b(weights|base)=\.\.\."), r"`\1:`"),
+    (re.compile(r"\bopen_checkpoint\(path, entry='([^']*)'\)"), r"`entry: \1` beside the model"),
+    (re.compile(r"\bentry='([^']*)'"), r"`entry: \1`"),
 )
 
 
@@ -69,10 +82,13 @@ def _report(reason: BaseException, error: BaseException, ctx: Any) -> int:
     if isinstance(reason, BrokenPipeError):
         close_stdout()
         return 1
+    in_recipe = bool(ctx.meta.get(IN_RECIPE))
     if isinstance(reason, KeyboardInterrupt):
-        message, code = "Interrupted; nothing was written.", 130
+        notes = [_spelled(note, in_recipe) for note in getattr(reason, "__notes__", [])]
+        message, code = " ".join(["Interrupted.", *(notes or ["Nothing was written."])]), 130
     else:
-        message, code = f"Error: {explain(reason)}", 2 if isinstance(reason, InputError) else 1
+        message = f"Error: {explain(reason, in_recipe=in_recipe)}"
+        code = 2 if isinstance(reason, InputError) else 1
         code = ctx.meta.get(TROUBLE, code)
     if ctx.params.get("debug"):
         message = f"{''.join(traceback.format_exception(error)).rstrip()}\n{message}"
@@ -82,25 +98,36 @@ def _report(reason: BaseException, error: BaseException, ctx: Any) -> int:
     return code
 
 
-def explain(error: BaseException) -> str:
-    """Say what went wrong, in terms of the command line.
+def explain(error: BaseException, *, in_recipe: bool = False) -> str:
+    """Say what went wrong, in terms of the command line, or of a recipe.
 
     >>> explain(InputError("a.pt exists; choose another name, or pass overwrite=True"))
     'a.pt exists; choose another name, or pass --overwrite'
+    >>> explain(InputError("choose: keep={'mask': 0}")), explain(
+    ...     InputError("choose: keep={'mask': 0}"), in_recipe=True
+    ... )
+    ("choose: --keep 'mask=0'", "choose: `keep: {'mask': 0}` in the recipe")
     >>> explain(PermissionError(13, "Permission denied", "a.pt"))
     'Permission denied: a.pt'
     """
     if isinstance(error, MemoryError):
-        return "there is not enough memory"
+        return _noted("there is not enough memory", error, in_recipe)
     if isinstance(error, OSError) and not isinstance(error, ConjoinError):
-        return _explain_os(error)
-    message = str(error)
-    for pattern, spelling in _SPELLINGS:
+        return _noted(_describe_os(error), error, in_recipe)
+    return _noted(str(error), error, in_recipe)
+
+
+def _noted(message: str, error: BaseException, in_recipe: bool) -> str:
+    return _spelled("\n".join([message, *getattr(error, "__notes__", [])]), in_recipe)
+
+
+def _spelled(message: str, in_recipe: bool = False) -> str:
+    for pattern, spelling in (*_OF_A_RUN, *(_KEYS if in_recipe else _OPTIONS)):
         message = pattern.sub(spelling, message)
-    return "\n".join([message, *getattr(error, "__notes__", [])])
+    return message
 
 
-def _explain_os(error: OSError) -> str:
+def _describe_os(error: OSError) -> str:
     where = "" if error.filename is None else f": {error.filename}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full, or your share of it{where}; make room, then run this again"

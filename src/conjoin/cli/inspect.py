@@ -1,7 +1,6 @@
 """`conjoin inspect`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,12 +18,22 @@ from conjoin.cli.output import (
 if TYPE_CHECKING:
     from conjoin.checkpoints import Checkpoint
     from conjoin.measure import FiniteCount
+    from conjoin.recipes import Stack
 
 __all__ = ["inspect"]
 
+_OF_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A safetensors file or a file of torch.save.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A file, a folder, or a reference: org/name@revision+org/adapter.",
+            show_default=False,
+        ),
+    ],
     entry: Annotated[
         str | None,
         typer.Option("--entry", help="Which entry of a torch file has the weights, say ema."),
@@ -33,15 +42,26 @@ def inspect(
         str | None,
         typer.Option("--pattern", metavar="GLOB", help="Only names that match: 'encoder.*'."),
     ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            "--layers",
+            metavar="PATTERN",
+            help="Where the layers are, with * for the number, if it is not what is found: "
+            "'model.layers.*'.",
+        ),
+    ] = None,
     no_data: Annotated[
         bool, typer.Option("--no-data", help="Read headers only: do not count NaN and infinity.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the tensors of a file: name, shape, dtype, what each is for, and NaN or infinity.
+    """List the tensors of a model: name, shape, dtype, what each is for, and NaN or infinity.
 
-    Look here before a merge: whether two files have the same names and shapes, which tensors
-    are tied, and whether conjoin takes each for what it is (only weights go through a method).
+    Look here before a merge: whether two models have the same names and shapes, which tensors
+    are tied, whether conjoin takes each for what it is (only weights go through a method), and
+    where it finds layers, which gradients and slices of a recipe count. A model is a file, a
+    folder of the Hugging Face kind, or a reference to the Hub, with a LoRA adapter if you like.
     Data are read in pieces, so that files larger than memory work; with --no-data, not at all.
 
     Writes nothing. The exit code is 0 also if there are NaN or infinities.
@@ -49,18 +69,36 @@ def inspect(
     [dim]conjoin inspect model.safetensors[/dim]
 
     [dim]conjoin inspect last.ckpt --entry ema --pattern '*.running_var'[/dim]
-    """
-    from conjoin.checkpoints import match_names, open_checkpoint
-    from conjoin.cli.progress import tracked
 
-    checkpoint = open_checkpoint(file, entry=entry)
+    [dim]conjoin inspect org/name@main+org/adapter --no-data[/dim]
+    """
+    from conjoin.checkpoints import match_names
+    from conjoin.cli.progress import tracked
+    from conjoin.recipes import find_layers
+
+    checkpoint = _opened(model, entry)
     names = list(checkpoint) if pattern is None else match_names(pattern, checkpoint)
+    found = [_describe_stack(stack) for stack in find_layers(checkpoint.specs, layers).stacks]
     if no_data:
-        report = _describe(checkpoint, names, {})
+        report = _describe(checkpoint, names, {}, found)
     else:
         with tracked(checkpoint) as counted:
-            report = _describe(checkpoint, names, _count(counted, names))
+            report = _describe(checkpoint, names, _count(counted, names), found)
     print_json(report) if as_json else _print(report)
+
+
+def _opened(model: str, entry: str | None) -> "Checkpoint":
+    from conjoin.checkpoints import open_checkpoint, open_reference
+
+    # A mistyped path gets the name closest to it; what may be on the Hub does not.
+    if model.endswith(_OF_FILES) and not {"@", "+"} & set(model):
+        return open_checkpoint(model, entry=entry)
+    return open_reference(model, entry=entry)
+
+
+def _describe_stack(stack: "Stack") -> dict[str, Any]:
+    first, last = stack.numbers[0], stack.numbers[-1]
+    return {"pattern": stack.pattern, "count": len(stack), "first": first, "last": last}
 
 
 def _count(checkpoint: "Checkpoint", names: Sequence[str]) -> "dict[str, FiniteCount]":
@@ -71,7 +109,10 @@ def _count(checkpoint: "Checkpoint", names: Sequence[str]) -> "dict[str, FiniteC
 
 
 def _describe(
-    checkpoint: "Checkpoint", names: Sequence[str], counts: "dict[str, FiniteCount]"
+    checkpoint: "Checkpoint",
+    names: Sequence[str],
+    counts: "dict[str, FiniteCount]",
+    layers: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     rows = []
     for name in names:
@@ -94,6 +135,7 @@ def _describe(
         "file": checkpoint.source,
         "tensors": rows,
         "totals": _totals(rows),
+        "layers": list(layers),
         "nonfinite": [row["name"] for row in rows if row["nan"] or row["inf"]] if counts else None,
         "metadata": dict(checkpoint.metadata),
     }
@@ -135,6 +177,11 @@ def _print(report: dict[str, Any]) -> None:
             f"{kind}: {count_noun(total['tensors'], 'tensor')}, "
             f"{count_noun(total['elements'], 'element')}, {format_bytes(total['bytes'])}"
         )
+    for stack in report["layers"]:
+        line = f"layers {stack['pattern']}: {stack['count']:,}"
+        if (stack["first"], stack["last"]) != (0, stack["count"] - 1):
+            line += f", numbered {stack['first']} to {stack['last']}"
+        console.print(printable(line), soft_wrap=True)
     for key, value in report["metadata"].items():
         console.print(printable(f"metadata {key}: {value}"), soft_wrap=True)
     if counted:

@@ -1,7 +1,6 @@
 """`conjoin merge`."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from conjoin.cli.arguments import parse_keep, parse_kinds, parse_parameters, parse_weights
+from conjoin.cli.errors import IN_RECIPE
 from conjoin.cli.output import (
     count_noun,
     error_console,
@@ -17,10 +17,11 @@ from conjoin.cli.output import (
     print_json,
     printable,
 )
-from conjoin.errors import InputError
+from conjoin.errors import InputError, MethodError
 
 if TYPE_CHECKING:
     from conjoin.checkpoints import Checkpoint
+    from conjoin.recipes import Recipe
 
 __all__ = ["DTypeName", "merge"]
 
@@ -35,15 +36,24 @@ class DTypeName(StrEnum):
 
 
 def merge(
+    ctx: typer.Context,
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODELS", help="Two or more files.", show_default=False)
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", help="File to write: .safetensors, .pt, ...", show_default=False
+        list[Path],
+        typer.Argument(
+            metavar="MODELS",
+            help="Two or more files or folders; or a recipe (.yml) and what to write.",
+            show_default=False,
         ),
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="What to write: a file (.safetensors, .pt, ...) or a folder.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -51,6 +61,10 @@ def merge(
             "-m",
             help="See [bold]conjoin methods[/bold]. Default: mean; with weights, linear.",
         ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", help="The common ancestor, for methods that merge changes of it."),
     ] = None,
     weights: Annotated[
         list[str] | None,
@@ -88,88 +102,197 @@ def merge(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinity pass.")
     ] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of random methods.")] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the file if it exists.")
+        bool, typer.Option("--overwrite", help="Replace what is there, when the new is complete.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what an interrupted run has left.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Remove what an interrupted run has left, and begin.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Default: one for each core.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1.")
+    ] = "cpu",
+    sync: Annotated[
+        bool,
+        typer.Option(
+            "--sync/--no-sync",
+            help="Wait until the result is on the disk before it appears (against power loss).",
+        ),
+    ] = True,
+    sha256: Annotated[
+        bool, typer.Option("--sha256", help="Note the SHA-256 of all inputs: seconds per GB.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Merge models of one structure into one file, tensor by tensor.
+    """Merge models of one structure, tensor by tensor; or do what a recipe says.
 
     Averages what networks have learned, where they were fine-tuned from one model or trained
     close together; independently trained networks need to be aligned first. Only weights go
     through the method: BatchNorm statistics are pooled, counters take their maximum, constants
-    must agree. It streams, so that models larger than memory work.
+    must agree. It streams, in memory that does not grow with the models.
 
-    Writes OUT, whole or not at all. Prints a line about it.
+    Writes a file or a folder, whole or not at all, with a record of how it was made
+    (conjoin.json). Interrupted, it leaves a folder .partial beside it, to --resume from. Prints a
+    line about the result.
 
     [dim]conjoin merge a.safetensors b.safetensors -o merged.safetensors[/dim]
 
     [dim]conjoin merge a.pt b.pt -w 0.3,0.7 --keep 'classifier.*=0' -o merged.safetensors[/dim]
-    """
-    from conjoin.atomic import check_target
-    from conjoin.checkpoints import save
-    from conjoin.cli.progress import tracked
 
-    began = time.monotonic()
-    check_target(out, overwrite=overwrite)
-    if len(models) < 2:
-        raise InputError("merge takes two or more models; only one is given")
-    numbers = parse_weights(weights or [])
-    method = method or ("mean" if numbers is None else "linear")
-    merged = _merged(
-        models,
-        entry,
-        method=method,
-        weights=numbers,
-        parameters=_parameters(method, parameters or []),
-        keep=parse_keep(keep or []),
-        kinds=parse_kinds(kinds or []),
-        dtype=dtype,
-        allow_nonfinite=allow_nonfinite,
+    [dim]conjoin merge recipe.yml merged[/dim]
+
+    [dim]torchrun --nproc-per-node 4 -m conjoin merge recipe.yml merged[/dim]
+    """
+    from conjoin.cli.merging import Run, carry_out
+
+    run = Run(
+        overwrite=overwrite,
+        resume=resume,
+        restart=restart,
+        threads=threads,
+        device=device,
+        sync=sync,
+        sha256=sha256,
     )
-    with tracked(merged) as checkpoint:
-        save(checkpoint, out, overwrite=overwrite)
-    summary = _summarize(merged, out, method, len(models), time.monotonic() - began)
+    numbers = parse_weights(weights or [])
+    if models[0].suffix in (".yml", ".yaml"):
+        in_recipe = {
+            "--method": method,
+            "--base": base,
+            "--weights": weights,
+            "--set": parameters,
+            "--keep": keep,
+            "--kind": kinds,
+            "--dtype": dtype,
+            "--entry": entry,
+            "--allow-nonfinite": allow_nonfinite or None,
+            "--seed": seed,
+        }
+        recipe = _recipe(models[0], in_recipe)
+        ctx.meta[IN_RECIPE] = True
+        target = _target(models[1:], out)
+        summary = carry_out(recipe, target, run, {})
+    else:
+        target = _named(out)
+        _check_models(models, target, overwrite=overwrite)
+        method = method or ("mean" if numbers is None else "linear")
+        settings = _checked(method, parameters or [], numbers, base, len(models))
+        kept = _checked_keep(parse_keep(keep or []), len(models))
+        opened = _opened(models, entry)
+        mapping = _as_recipe(
+            models,
+            method=method,
+            base=base,
+            entry=entry,
+            weights=numbers,
+            parameters=settings,
+            keep=kept,
+            kinds=parse_kinds(kinds or []),
+            dtype=None if dtype is None else dtype.value,
+            nonfinite="allow" if allow_nonfinite else "refuse",
+            seed=seed or 0,
+        )
+        summary = carry_out(_from_options(mapping), target, run, opened)
     print_json(summary) if as_json else _print_summary(summary)
 
 
-def _parameters(method: str, texts: list[str]) -> dict[str, Any]:
+def _check_models(models: list[Path], out: Path, *, overwrite: bool) -> None:
+    """Raise if two models at least are not given, or the result cannot be written."""
+    from conjoin.streaming import check_out
+
+    check_out(out, overwrite=overwrite)
+    if len(models) < 2:
+        raise InputError("merge takes two or more models; only one is given")
+
+
+def _named(out: Path | None) -> Path:
+    if out is None:
+        raise InputError("say what to write: -o merged.safetensors, or -o FOLDER")
+    return out
+
+
+def _target(given: list[Path], out: Path | None) -> Path:
+    if len(given) + (out is not None) != 1:
+        raise InputError(
+            "a recipe is given together with what to write, and nothing else: conjoin merge "
+            "recipe.yml OUT"
+        )
+    return out if out is not None else given[0]
+
+
+def _recipe(path: Path, options: Mapping[str, Any]) -> "Recipe":
+    from conjoin.recipes import read_recipe
+
+    if named := [name for name, value in options.items() if value is not None]:
+        raise InputError(
+            f"{', '.join(named)} cannot be given beside a recipe; write it into {path}"
+        )
+    return read_recipe(path)
+
+
+def _from_options(mapping: Mapping[str, Any]) -> "Recipe":
+    from conjoin.recipes import recipe_from
+
+    return recipe_from(mapping)
+
+
+def _as_recipe(
+    models: list[Path],
+    *,
+    base: str | None,
+    entry: str | None,
+    weights: Sequence[float] | None,
+    **said: Any,
+) -> dict[str, Any]:
+    """What was said by options, as it would stand in a recipe."""
+    chosen = {} if entry is None else {"entry": entry}
+    listed = [
+        {"model": str(path), **chosen, **({} if weights is None else {"weight": weights[k]})}
+        for k, path in enumerate(models)
+    ]
+    ancestor = {} if base is None else {"base": {"model": base, **chosen}}
+    return {**ancestor, "models": listed, **{key: value for key, value in said.items() if value}}
+
+
+def _checked(
+    method: str, texts: list[str], weights: Sequence[float] | None, base: str | None, count: int
+) -> dict[str, Any]:
+    """Give the parameters; what the method refuses is said here, in terms of options."""
     from conjoin.methods import find_method
 
-    return parse_parameters(texts, find_method(method).defaults)
+    row = find_method(method)
+    parameters = parse_parameters(texts, row.defaults)
+    if weights is not None and len(weights) != count:
+        raise MethodError(f"expected one weight per model, {count}; got {len(weights)}")
+    row.check(parameters, base=base is not None, weights=weights is not None, models=count)
+    row.rehearse(parameters, models=count, weights=weights)
+    return parameters
 
 
-def _merged(
-    models: list[Path], entry: str | None, *, dtype: DTypeName | None, **arguments: Any
-) -> "Checkpoint":
-    import torch
+def _checked_keep(keep: dict[str, int], count: int) -> dict[str, int]:
+    for pattern, number in keep.items():
+        if number >= count:
+            raise InputError(
+                f"--keep '{pattern}={number}' names no model; they are 0 to {count - 1}"
+            )
+    return keep
 
-    import conjoin
+
+def _opened(models: list[Path], entry: str | None) -> dict[str, "Checkpoint"]:
     from conjoin.checkpoints import open_checkpoint
 
-    opened = [open_checkpoint(path, entry=entry) for path in models]
-    for path, checkpoint in zip(models, opened, strict=True):
-        if note := checkpoint.metadata.get("conjoin.unwrapped"):
+    found = {}
+    for path in models:
+        found[str(path)] = open_checkpoint(path, entry=entry)
+        if note := found[str(path)].metadata.get("conjoin.unwrapped"):
             _note(f"{path}: {note}")
-    chosen = None if dtype is None else getattr(torch, dtype.value)
-    merged: Checkpoint = conjoin.merge(opened, dtype=chosen, **arguments)
-    return merged
-
-
-def _summarize(
-    merged: "Checkpoint", out: Path, method: str, models: int, seconds: float
-) -> dict[str, Any]:
-    own = [spec for spec in merged.specs.values() if spec.alias_of is None]
-    return {
-        "out": str(out),
-        "method": method,
-        "models": models,
-        "tensors": len(merged),
-        "bytes": sum(spec.nbytes for spec in own),
-        "file_bytes": out.stat().st_size,
-        "seconds": round(seconds, 3),
-        "needs_reestimation": "conjoin.statistics" in merged.metadata,
-    }
+    return found
 
 
 def _print_summary(summary: Mapping[str, Any]) -> None:
@@ -181,12 +304,8 @@ def _print_summary(summary: Mapping[str, Any]) -> None:
     )
     line = printable(f"{summary['out']}: {', '.join(facts)}")
     output_console().print(line, soft_wrap=True)
-    if summary["needs_reestimation"]:
-        _note(
-            "the BatchNorm statistics are pooled from the models and do not fit the merged "
-            "weights; load the result and re-estimate them on training data before use: "
-            "conjoin.reestimate_batchnorm(model, loaders)"
-        )
+    for note in summary["notes"]:
+        _note(note)
 
 
 def _note(text: str) -> None:

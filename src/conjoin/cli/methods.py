@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from conjoin.cli.output import make_table, output_console, print_json, printable
+from conjoin.cli.output import count_noun, make_table, output_console, print_json, printable
 
 if TYPE_CHECKING:
     from conjoin.methods import Method
+    from conjoin.recipes.value_form import ValueForm
 
 __all__ = ["methods"]
 
@@ -36,7 +37,7 @@ def methods(
     elif name is None:
         _print_table(rows)
     else:
-        _print_one(rows[0])
+        _print_one(rows[0], chosen[0])
 
 
 def _describe(method: "Method") -> dict[str, Any]:
@@ -48,36 +49,63 @@ def _describe(method: "Method") -> dict[str, Any]:
             for key, default in method.defaults.items()
         },
         "required": [k for k, v in method.defaults.items() if v is inspect.Parameter.empty],
+        "accepts": {key: form.scalar.schema() for key, form in _forms(method).items()},
+        "per_model": sorted(method.per_model),
         "needs": sorted(need.value for need in method.needs),
+        "models": method.models,
         "random": method.is_random,
         "paper": method.paper,
         "description": inspect.getdoc(method.function) or "",
     }
 
 
-def _parameters(row: dict[str, Any]) -> str:
-    return ", ".join(
+def _forms(method: "Method") -> "dict[str, ValueForm]":
+    from conjoin.recipes.parameters import parameter_forms
+
+    return {key: form for key, form in parameter_forms(method).items() if key in method.defaults}
+
+
+def _parameters(row: dict[str, Any]) -> list[str]:
+    return [
         f"{key} (required)" if key in row["required"] else f"{key}={str(default).lower()}"
         for key, default in row["parameters"].items()
-    )
+    ]
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     columns = ["method", "formula", "parameters", "needs", "paper"]
     cells = [
-        [row["name"], row["formula"], _parameters(row), ", ".join(row["needs"]), row["paper"]]
+        [
+            row["name"],
+            row["formula"],
+            ", ".join(_parameters(row)),
+            ", ".join(row["needs"]),
+            row["paper"],
+        ]
         for row in rows
     ]
     output_console().print(make_table(columns, cells, left=5))
 
 
-def _print_one(row: dict[str, Any]) -> None:
+def _print_one(row: dict[str, Any], method: "Method") -> None:
     facts = {
         "formula": row["formula"],
-        "parameters": _parameters(row),
+        "merges": "" if row["models"] is None else f"exactly {count_noun(row['models'], 'model')}",
         "needs": ", ".join(row["needs"]),
         "paper": row["paper"],
     }
-    lines = [row["name"], *(f"  {key}: {value}" for key, value in facts.items() if value), ""]
-    for line in [*lines, *row["description"].splitlines()]:
+    lines = [row["name"], *(f"  {key}: {value}" for key, value in facts.items() if value)]
+    lines += [f"  {text}" for text in _described_parameters(row, method)]
+    for line in [*lines, "", *row["description"].splitlines()]:
         output_console().print(printable(line), soft_wrap=True)
+
+
+def _described_parameters(row: dict[str, Any], method: "Method") -> list[str]:
+    """Say of every parameter what may stand there."""
+    shown = _parameters(row)
+    width = max(map(len, shown), default=0)
+    also = ", or one per model (in a recipe, beside the model)"
+    return [
+        f"{text:{width}}  {form.scalar.expected}" + (also if key in method.per_model else "")
+        for text, (key, form) in zip(shown, _forms(method).items(), strict=True)
+    ]

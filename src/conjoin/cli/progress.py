@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,7 +20,7 @@ from torch import Tensor
 from conjoin.checkpoints import Checkpoint, Spec
 from conjoin.cli.output import error_console
 
-__all__ = ["Counted", "tracked"]
+__all__ = ["Counted", "byte_bar", "tracked"]
 
 PATIENCE = 2.0
 """Seconds before a bar appears."""
@@ -93,6 +93,34 @@ def tracked(checkpoint: Checkpoint, console: Console | None = None) -> Iterator[
         timer.cancel()
         timer.join()
         progress.stop()
+
+
+@contextmanager
+def byte_bar(console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Give what to call with (bytes done, bytes in all); a bar appears when it takes long.
+
+    Where stderr is no terminal there is none.
+    """
+    console = console or error_console()
+    progress = _make_progress(console)
+    task = progress.add_task("", total=None, tensors="", start=False)
+    began, shown = time.monotonic(), False
+
+    def update(done: int, total: int) -> None:
+        nonlocal shown
+        if not console.is_interactive:
+            return
+        if not shown and done < total and time.monotonic() - began > PATIENCE:
+            shown = True
+            progress.start()
+        progress.start_task(task)
+        progress.update(task, completed=done, total=total)
+
+    try:
+        yield update
+    finally:
+        if shown:
+            progress.stop()
 
 
 def _make_progress(console: Console) -> Progress:

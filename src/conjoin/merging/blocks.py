@@ -8,7 +8,8 @@ however a tensor is cut into pieces of work.
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,7 +17,16 @@ from torch import Tensor
 from conjoin.errors import CheckpointError, MismatchError, NonFiniteError
 from conjoin.merging.task import Source, Task, working_dtype
 
-__all__ = ["BLOCK", "block_generator", "blocks_of", "check_finite", "read_inputs"]
+__all__ = [
+    "BLOCK",
+    "Held",
+    "block_generator",
+    "blocks_of",
+    "check_finite",
+    "hold",
+    "read_inputs",
+    "read_source",
+]
 
 BLOCK = 1 << 18
 """Elements: a megabyte of float32, so that what is made of a few of them stays in the cache."""
@@ -41,8 +51,26 @@ def block_generator(seed: int, name: str, start: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
+Held = Mapping[Source, Tensor]
+"""Tensors that were fetched whole, flat, since ranges of them cost as much as all."""
+
+
+def hold(sources: Sequence[Source]) -> Held:
+    """Fetch those of some tensors that cannot be had in parts."""
+    return {
+        source: source.checkpoint[source.name].reshape(-1)
+        for source in sources
+        if not source.checkpoint.reads_ranges(source.name)
+    }
+
+
 def read_inputs(
-    task: Task, sources: Sequence[Source], span: tuple[int, int] | None, *, finite: bool
+    task: Task,
+    sources: Sequence[Source],
+    span: tuple[int, int] | None,
+    *,
+    finite: bool,
+    held: Held = MappingProxyType({}),
 ) -> list[Tensor]:
     """Read a flat range (None: the whole, in its shape) of sources, in the working dtype.
 
@@ -51,13 +79,14 @@ def read_inputs(
         sources: of one shape.
         span: first and last + 1 element.
         finite: refuse NaN and infinity.
+        held: what has been fetched already.
 
     Raises:
         NonFiniteError: there are some.
         CheckpointError: some have data, some are on the meta device.
         MismatchError: one of the names of a tie holds something else than the other.
     """
-    raw = [_read(source, span) for source in sources]
+    raw = [read_source(source, span, held) for source in sources]
     for source, tensor in zip(sources, raw, strict=True):
         if tensor.is_meta != raw[0].is_meta:
             empty = source if tensor.is_meta else sources[0]
@@ -73,9 +102,14 @@ def read_inputs(
     return tensors
 
 
-def _read(source: Source, span: tuple[int, int] | None) -> Tensor:
+def read_source(
+    source: Source, span: tuple[int, int] | None, held: Held = MappingProxyType({})
+) -> Tensor:
+    """Read a flat range of a tensor (None: the whole, in its shape), in its own dtype."""
     if span is None:
         return source.checkpoint[source.name]
+    if source in held:
+        return held[source][span[0] : span[1]]
     return source.checkpoint.read(source.name, *span)
 
 
@@ -86,7 +120,7 @@ def _check_twins(
         for source, tensor in zip(sources, raw, strict=True):
             if source.checkpoint is not twin.checkpoint or tensor.is_meta:
                 continue
-            if not torch.equal(_read(twin, span).to(tensor.device), tensor):
+            if not torch.equal(read_source(twin, span).to(tensor.device), tensor):
                 raise MismatchError(
                     f"{twin.name!r} and {source.name!r} are one tensor in the first model, but "
                     f"differ in {source}; untie the first, or tie the second"
@@ -109,7 +143,9 @@ def check_finite(tensor: Tensor, where: "Source | str", name: str | None = None)
         return
     # A sum is a hundred times faster than isfinite, and NaN and infinity always reach it. It may
     # overflow without them; then the slow way decides.
-    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)).item()
+    # A sum of halves overflows soon; that of other dtypes is faster without another dtype.
+    dtype = torch.float32 if tensor.dtype == torch.float16 else None
+    total = tensor.sum(dtype=dtype).item()
     if math.isfinite(total.real) and math.isfinite(total.imag):
         return
     if torch.isfinite(tensor).all():
@@ -121,6 +157,6 @@ def check_finite(tensor: Tensor, where: "Source | str", name: str | None = None)
     nans = int(torch.isnan(tensor).sum())
     infinite = int((~finite).sum()) - nans
     raise NonFiniteError(
-        f"{name!r} of {where} has {nans} NaN and {infinite} infinite among {tensor.numel()} values; "
-        "mend or leave out that model, or pass allow_nonfinite=True"
+        f"{name!r} of {where} has {nans} NaN and {infinite} infinite among {tensor.numel()} "
+        "values; mend or leave out that model, or pass allow_nonfinite=True"
     )

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast, overload
 
@@ -138,7 +139,7 @@ def merge(
         row,
         base=ancestor,
         kept=kept_names(sources, keep or {}),
-        settings=lambda name: settings,
+        settings=lambda _: settings,
         dtype=dtype,
     )
     merged = Merged(
@@ -230,6 +231,16 @@ class _Relabelled(Checkpoint):
     @property
     def specs(self) -> Mapping[str, Any]:
         return self._specs
+
+    @property
+    def files(self) -> tuple[pathlib.Path, ...]:
+        return self._inner.files
+
+    def reads_ranges(self, name: str) -> bool:
+        return self._inner.reads_ranges(name)
+
+    def byte_range(self, name: str) -> tuple[pathlib.Path, int, int] | None:
+        return self._inner.byte_range(name)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._inner[name]

@@ -9,12 +9,24 @@ from torch import Tensor
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec
 from conjoin.errors import MethodError, MismatchError
-from conjoin.merging.blocks import BLOCK, block_generator, blocks_of, check_finite, read_inputs
+from conjoin.merging.blocks import (
+    BLOCK,
+    Held,
+    block_generator,
+    blocks_of,
+    check_finite,
+    hold,
+    read_inputs,
+    read_source,
+)
 from conjoin.merging.summaries import Summaries
 from conjoin.merging.task import Rule, Source, Task
 from conjoin.methods import Need
 
 __all__ = ["Merged"]
+
+Span = tuple[int, int] | None
+_NOTHING: Held = MappingProxyType({})
 
 
 class Merged(Checkpoint):
@@ -39,7 +51,7 @@ class Merged(Checkpoint):
     ) -> None:
         self.tasks = MappingProxyType(dict(tasks))
         self._specs = {name: task.spec for name, task in tasks.items()}
-        self._seed, self._finite, self._device = seed, not allow_nonfinite, device
+        self._seed, self._finite, self.device = seed, not allow_nonfinite, device
         self._metadata = dict(metadata or {})
         self.summaries = Summaries(tasks, seed=seed, finite=self._finite)
 
@@ -76,40 +88,46 @@ class Merged(Checkpoint):
         spans = list(blocks_of(start, stop))
         if len(spans) <= 1:
             return self._part(name, (start, stop))
-        first = self._part(name, spans[0])
+        held = hold(self._task(name)[1].inputs)
+        first = self._part(name, spans[0], held)
         out = torch.empty(stop - start, dtype=first.dtype, device=first.device)
         out[: first.numel()] = first
         for begin, end in spans[1:]:
-            out[begin - start : end - start] = self._part(name, (begin, end))
+            out[begin - start : end - start] = self._part(name, (begin, end), held)
         return out
+
+    def reads_ranges(self, name: str) -> bool:
+        task = self._task(name)[1]
+        return task.in_blocks and all(
+            source.checkpoint.reads_ranges(source.name) for source in task.inputs
+        )
 
     def _task(self, name: str) -> tuple[str, Task]:
         name = self.tasks[name].spec.alias_of or name
         return name, self.tasks[name]
 
-    def _part(self, name: str, span: tuple[int, int] | None) -> Tensor:
+    def _part(self, name: str, span: Span, held: Held = _NOTHING) -> Tensor:
         """A block of the result, or a part of one; the whole if `span` is None."""
         name, task = self._task(name)
-        return _MAKE[task.rule](self, name, task, span)
+        return _MAKE[task.rule](self, name, task, span, held)
 
     def _read(
-        self, task: Task, span: tuple[int, int] | None, sources: Sequence[Source] | None = None
+        self, task: Task, span: Span, held: Held, sources: Sequence[Source] | None = None
     ) -> list[Tensor]:
-        tensors = read_inputs(
-            task, task.inputs if sources is None else sources, span, finite=self._finite
-        )
-        if self._device is not None:
-            tensors = [tensor.to(self._device, non_blocking=True) for tensor in tensors]
+        asked = task.inputs if sources is None else sources
+        tensors = read_inputs(task, asked, span, finite=self._finite, held=held)
+        if self.device is not None:
+            tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
         return tensors
 
-    def _by_method(self, name: str, task: Task, span: tuple[int, int] | None) -> Tensor:
+    def _by_method(self, name: str, task: Task, span: Span, held: Held) -> Tensor:
         assert task.method is not None
         wanted = span
         if span is not None and task.method.is_random:
             # Random numbers are drawn for whole blocks.
             begin = span[0] // BLOCK * BLOCK
             span = begin, min(begin + BLOCK, task.spec.numel)
-        tensors = self._read(task, span)
+        tensors = self._read(task, span, held)
         shape = tensors[0].shape
         keywords: dict[str, Any] = dict(task.settings.parameters)
         if task.base is not None:
@@ -145,25 +163,25 @@ class Merged(Checkpoint):
             check_finite(checked, "the result (overflow?)", name)
         return rounded
 
-    def _pool(self, name: str, task: Task, span: tuple[int, int] | None) -> Tensor:
-        values = self._read(task, span)
+    def _pool(self, name: str, task: Task, span: Span, held: Held) -> Tensor:
+        values = self._read(task, span, held)
         shares = _shares(task)
         pooled = _shared(values, shares)
         means = [_mean_beside(source) for source in task.sources]
         if all(mean is not None for mean in means):
-            centres = self._read(task, span, [mean for mean in means if mean is not None])
+            centres = self._read(task, span, held, [mean for mean in means if mean is not None])
             centre = _shared(centres, shares)
             spread = [(one - centre).square() for one in centres]
             pooled = pooled + _shared(spread, shares)
         return self._finish(name, task, pooled)
 
-    def _maximum(self, name: str, task: Task, span: tuple[int, int] | None) -> Tensor:
-        values = _raw(task.sources, span)
+    def _maximum(self, _: str, task: Task, span: Span, held: Held) -> Tensor:
+        values = _raw(task.sources, span, held)
         largest = torch.stack([value.to(values[0].device) for value in values]).amax(0)
         return largest.to(task.spec.dtype)
 
-    def _agreed(self, name: str, task: Task, span: tuple[int, int] | None) -> Tensor:
-        first, *others = _raw(task.sources, span)
+    def _agreed(self, name: str, task: Task, span: Span, held: Held) -> Tensor:
+        first, *others = _raw(task.sources, span, held)
         for source, value in zip(task.sources[1:], others, strict=True):
             if first.is_meta or value.is_meta or torch.equal(first, value.to(first.device)):
                 continue
@@ -180,16 +198,16 @@ class Merged(Checkpoint):
                 )
         return first
 
-    def _copy(self, name: str, task: Task, span: tuple[int, int] | None) -> Tensor:
+    def _copy(self, _: str, task: Task, span: Span, held: Held) -> Tensor:
         (source,) = task.sources
-        (tensor,) = _raw(task.sources, span)
+        (tensor,) = _raw(task.sources, span, held)
         if self._finite and task.spec.kind is not Kind.CONSTANT and not tensor.is_meta:
             wide = tensor.is_floating_point() or tensor.is_complex()
             check_finite(tensor.to(task.working) if wide else tensor, source)
         return tensor.to(task.spec.dtype)
 
 
-_MAKE: Mapping[Rule, Callable[[Merged, str, Task, tuple[int, int] | None], Tensor]] = {
+_MAKE: Mapping[Rule, Callable[[Merged, str, Task, Span, Held], Tensor]] = {
     Rule.METHOD: Merged._by_method,
     Rule.POOL: Merged._pool,
     Rule.MAXIMUM: Merged._maximum,
@@ -198,10 +216,8 @@ _MAKE: Mapping[Rule, Callable[[Merged, str, Task, tuple[int, int] | None], Tenso
 }
 
 
-def _raw(sources: Sequence[Source], span: tuple[int, int] | None) -> list[Tensor]:
-    if span is None:
-        return [source.checkpoint[source.name] for source in sources]
-    return [source.checkpoint.read(source.name, *span) for source in sources]
+def _raw(sources: Sequence[Source], span: Span, held: Held) -> list[Tensor]:
+    return [read_source(source, span, held) for source in sources]
 
 
 def _shares(task: Task) -> list[float]:

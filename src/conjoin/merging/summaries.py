@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from conjoin.errors import MethodError
-from conjoin.merging.blocks import BLOCK, block_generator, blocks_of, read_inputs
+from conjoin.merging.blocks import BLOCK, block_generator, blocks_of, hold, read_inputs
 from conjoin.merging.task import Task
 from conjoin.methods import Need
 
@@ -48,6 +47,10 @@ class Workers(Protocol):
         """Give the sum of results that are integers, so that their order says nothing."""
         ...
 
+    def acquire(self, lock: threading.Lock) -> None:
+        """Take a lock; who has it may be waiting for help meanwhile."""
+        ...
+
 
 class Alone:
     """One thread that does everything itself."""
@@ -63,6 +66,10 @@ class Alone:
             total += function(piece)
         return total
 
+    def acquire(self, lock: threading.Lock) -> None:
+        """Take a lock."""
+        lock.acquire()
+
 
 class Summaries:
     """The summaries of a merge, each made when it is first asked for.
@@ -72,7 +79,6 @@ class Summaries:
         seed: of random methods.
         finite: refuse NaN and infinity.
         workers: who makes the totals.
-        known: summaries made before, by `key`.
     """
 
     def __init__(
@@ -82,11 +88,10 @@ class Summaries:
         seed: int,
         finite: bool,
         workers: Workers | None = None,
-        known: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._tasks, self._seed, self._finite = tasks, seed, finite
         self.workers: Workers = workers or Alone()
-        self._known = dict(known or {})
+        self._known = dict[str, Tensor]()
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -107,6 +112,16 @@ class Summaries:
         asked = sorted(_keywords(task).items())
         return f"{task.method.name} of {len(task.sources)}: {asked!r}"
 
+    def make_models(self, everyone: Workers) -> None:
+        """Make the summaries over the whole model, with the help of every process.
+
+        Raises:
+            MethodError: settings differ between tensors.
+        """
+        for key, name in self.keys_of_models().items():
+            if key not in self._known:
+                self._known[key] = self._make(name, key, everyone)
+
     def of(self, name: str) -> Tensor:
         """Give the summary for a tensor.
 
@@ -116,16 +131,24 @@ class Summaries:
         key = self.key(name)
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
-        with lock:
+        # Another part of this tensor may be under way, and its thread is making the summary.
+        self.workers.acquire(lock)
+        try:
             if key not in self._known:
-                self._known[key] = self._make(name, key)
+                self._known[key] = self._make(name, key, self.workers)
             return self._known[key]
+        finally:
+            lock.release()
 
-    def known(self) -> dict[str, Tensor]:
-        """Give what has been made so far, by key."""
-        return dict(self._known)
+    def of_models(self) -> dict[str, Tensor]:
+        """Give the summaries over the whole model that have been made, by key."""
+        return {key: self._known[key] for key in self.keys_of_models() if key in self._known}
 
-    def _make(self, name: str, key: str) -> Tensor:
+    def know(self, known: Mapping[str, Tensor]) -> None:
+        """Take summaries, by key, as they were made before."""
+        self._known.update(known)
+
+    def _make(self, name: str, key: str, workers: Workers) -> Tensor:
         task = self._tasks[name]
         assert task.method is not None
         assert task.method.summarize is not None
@@ -153,19 +176,20 @@ class Summaries:
         pieces = pieces or [Piece(name, 0, 0)]
 
         def total(function: Function) -> Tensor:
-            return self._total(function, pieces)
+            return self._total(function, pieces, workers)
 
         made: Tensor = task.method.summarize(total, **_keywords(task))
         return made
 
-    def _total(self, function: Function, pieces: Sequence[Piece]) -> Tensor:
+    def _total(self, function: Function, pieces: Sequence[Piece], workers: Workers) -> Tensor:
         wanted = inspect.signature(function).parameters
 
         def measure(piece: Piece) -> Tensor:
             task, found = self._tasks[piece.name], None
-            spans = list(blocks_of(piece.start, piece.stop)) or [(piece.start, piece.stop)]
-            for span in spans:
-                tensors = read_inputs(task, task.inputs, span, finite=self._finite)
+            spans = list(blocks_of(piece.start, piece.stop))
+            held = hold(task.inputs) if spans else {}
+            for span in spans or [(piece.start, piece.stop)]:
+                tensors = read_inputs(task, task.inputs, span, finite=self._finite, held=held)
                 given: dict[str, Any] = {}
                 base = None if task.base is None else tensors.pop()
                 if "base" in wanted:
@@ -179,8 +203,8 @@ class Summaries:
 
         first = measure(Piece(pieces[0].name, 0, 0))  # tells the dtype, and costs nothing
         if not first.is_floating_point():
-            return self.workers.summed(measure, pieces)
-        parts = self.workers.each(measure, pieces)
+            return workers.summed(measure, pieces)
+        parts = workers.each(measure, pieces)
         result = parts[0].clone()
         for part in parts[1:]:
             result += part

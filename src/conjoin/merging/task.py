@@ -123,7 +123,8 @@ def make_tasks(
         models: checkpoints of one structure.
         method: of merging.
         base: the common ancestor, for methods that use it.
-        kept: name -> number of the model that it is taken from unchanged.
+        kept: name -> number of the model that it is taken from unchanged; that of the base is the
+            number of models.
         settings: name -> what the method is given for it.
         dtype: of weights and statistics in the result; None keeps that of the models.
         working: dtype of the arithmetic; None is float32, or float64 and complex where a model is.
@@ -137,7 +138,7 @@ def make_tasks(
     for name, spec in specs.items():
         if name in kept:
             number = kept[name]
-            tasks[name] = Task(spec, Rule.COPY, (Source(number, models[number], name),))
+            tasks[name] = Task(spec, Rule.COPY, (Source(number, everyone[number], name),))
             continue
         found = spec.alias_of or name
         sources = tuple(Source(number, model, found) for number, model in enumerate(models))

@@ -1,13 +1,12 @@
-"""Sums and averages."""
+"""Sums, averages, and one model as it is."""
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
-from conjoin.errors import MethodError
+from conjoin.methods.weights import shares_of
 
-__all__ = ["linear", "mean", "sum"]
+__all__ = ["linear", "mean", "passthrough", "sum"]
 
 
 def sum(tensors: Sequence[Tensor]) -> Tensor:
@@ -35,7 +34,7 @@ def mean(tensors: Sequence[Tensor]) -> Tensor:
     >>> mean([torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])])
     tensor([2.0000, 3.5000])
     """
-    return sum(tensors) / len(tensors)
+    return sum(tensors).div_(len(tensors))
 
 
 def linear(
@@ -59,20 +58,25 @@ def linear(
     >>> linear([a, b], weights=[1, -1], normalize=False)
     tensor([-2., -3.])
     """
-    if len(weights) != len(tensors):
-        raise MethodError(f"linear needs one weight per model: {len(tensors)}, not {len(weights)}")
-    if not all(map(math.isfinite, weights)):
-        raise MethodError(f"the weights must be finite numbers, not {list(weights)}")
-    scale = 1.0
-    if normalize:
-        total, size = math.fsum(weights), math.fsum(map(abs, weights))
-        if abs(total) <= 1e-9 * size or size == 0:
-            raise MethodError(
-                f"the weights {list(weights)} sum to zero, so they cannot be normalized; "
-                "set the parameter normalize to false, or change them"
-            )
-        scale = 1.0 / total
-    result = tensors[0] * (weights[0] * scale)
-    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-        result += tensor * (weight * scale)
+    shares = shares_of(weights, len(tensors), "linear", normalize=normalize)
+    result = tensors[0] * shares[0]
+    for tensor, share in zip(tensors[1:], shares[1:], strict=True):
+        result.add_(tensor, alpha=share)  # one pass, without a tensor for the product
     return result
+
+
+def passthrough(tensors: Sequence[Tensor], *, scale: float = 1.0) -> Tensor:
+    """Take the tensor of the only model: ``s w_1``.
+
+    For stacking layers of several models: each layer is taken from one of them. A model can have
+    a layer twice; Kim et al. (SOLAR 10.7B, 2023, arXiv:2312.15166) made a deeper one so.
+
+    Args:
+        tensors: one.
+        scale: its factor ``s``.
+
+    >>> import torch
+    >>> passthrough([torch.tensor([1.0, 2.0])], scale=0.5)
+    tensor([0.5000, 1.0000])
+    """
+    return tensors[0].clone() if scale == 1 else tensors[0] * scale

@@ -1,16 +1,28 @@
 """What the engine has to know about a method."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
 
 from conjoin.errors import MethodError
+from conjoin.methods.parameters import annotations_of, check_value, is_per_model
 
-__all__ = ["Method", "Need"]
+__all__ = ["Method", "Need", "Total"]
+
+Total: TypeAlias = Callable[[Callable[..., Tensor]], Tensor]
+"""What the engine gives to `summarize`: ``total(f)`` calls ``f(tensors)`` on every block, with
+``base=`` and ``generator=`` where `f` has these keywords, and gives the sum of the results.
+
+A block is flat, at most 2**18 elements of one tensor that follow each other, in float32 or float64.
+`f` gives a float64 or int64 tensor, always of one shape. The sum is over the blocks of one tensor,
+or of all if the method's parameter ``per`` is "model"."""
 
 # Keywords that the engine fills in; every other keyword of a method is a parameter of the user's.
 _FROM_ENGINE = frozenset({"base", "weights", "summary", "generator", "statistics"})
@@ -34,15 +46,16 @@ class Method:
     Args:
         name: what users call it.
         function: ``(tensors, *, ...) -> tensor``. Keywords: what `needs` names; ``summary`` if
-            there is a `summarize`; ``generator`` (a `torch.Generator` seeded from the run's seed
-            and the tensor's name) if it is random; the rest are parameters, with defaults.
+            there is a `summarize`; ``generator`` (a `torch.Generator` seeded from the run's seed,
+            the tensor's name and the block) if it is random; the rest are parameters, with
+            defaults. What these may be is read from annotations, see `conjoin.methods.parameters`.
         formula: one line of mathematics.
         needs: see `Need`.
-        elementwise: whether element i of the result depends on elements i alone, so that a tensor
-            may be merged in chunks.
-        summarize: for methods that need the whole model first: ``(parts, *, parameters) ->
-            summary``, where `parts` iterates over the list of tensors of every name (with the
-            base last if there is one).
+        elementwise: whether, given the summary, element i of the result depends on elements i
+            alone, so that a tensor may be merged in blocks.
+        summarize: for methods that need a whole tensor or the whole model first:
+            ``(total, *, weights and parameters that it uses) -> summary``, see `Total`.
+        models: how many the method merges, if it cannot be any number.
         paper: where it comes from.
     """
 
@@ -52,6 +65,7 @@ class Method:
     needs: frozenset[Need] = frozenset()
     elementwise: bool = True
     summarize: Callable[..., Any] | None = None
+    models: int | None = None
     paper: str = ""
 
     @cached_property
@@ -65,18 +79,45 @@ class Method:
         }
 
     @cached_property
+    def annotations(self) -> Mapping[str, Any]:
+        """What the parameters may be; a parameter without an annotation is not in it."""
+        found = annotations_of(self.function)
+        return {name: found[name] for name in self.defaults if name in found}
+
+    @cached_property
+    def per_model(self) -> frozenset[str]:
+        """The parameters that may have one value per model."""
+        return frozenset(name for name, kind in self.annotations.items() if is_per_model(kind))
+
+    @cached_property
     def is_random(self) -> bool:
         """Whether the function takes a generator."""
         return "generator" in inspect.signature(self.function).parameters
 
-    def check(self, parameters: Mapping[str, Any], *, base: bool, weights: bool) -> None:
-        """Raise a MethodError if the method cannot be used with these arguments."""
-        for name in parameters:
+    def check(
+        self,
+        parameters: Mapping[str, Any],
+        *,
+        base: bool,
+        weights: bool,
+        models: int | None = None,
+    ) -> None:
+        """Raise a MethodError if the method cannot be used with these arguments.
+
+        Args:
+            parameters: by name, as the user gave them.
+            base: whether there is one.
+            weights: whether there are some.
+            models: how many there are, without the base, if that is known.
+        """
+        for name, value in parameters.items():
             if name not in self.defaults:
                 close = get_close_matches(name, self.defaults, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else "."
                 known = ", ".join(self.defaults) or "none"
                 raise MethodError(f"{self.name} has no parameter {name!r}{hint} It has: {known}")
+            if name in self.annotations:
+                check_value(f"{self.name}: {name}", value, self.annotations[name], models)
         required = [n for n, d in self.defaults.items() if d is inspect.Parameter.empty]
         if missing := [n for n in required if n not in parameters]:
             raise MethodError(f"{self.name} needs the parameters {', '.join(missing)}")
@@ -90,3 +131,40 @@ class Method:
             raise MethodError(
                 f'{self.name} takes no weights; use "linear", or leave out weights=...'
             )
+        if models is not None and self.models not in (None, models):
+            plural = "model" if self.models == 1 else "models"
+            raise MethodError(
+                f"{self.name} merges exactly {self.models} {plural}, and here are {models}"
+            )
+
+    def rehearse(
+        self,
+        parameters: Mapping[str, Any],
+        *,
+        models: int,
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        """Run the method on tensors without elements, to find values that it refuses.
+
+        For a plan: whether weights cancel, say, is seen before anything is read.
+
+        Raises:
+            MethodError: from the method itself. Call `check` before.
+        """
+        nothing = torch.empty(0)
+        everything: dict[str, Any] = {
+            **self.defaults,
+            **parameters,
+            "base": nothing,
+            "weights": [1.0] * models if weights is None else list(weights),
+            "generator": torch.Generator(),
+        }
+
+        def call(function: Callable[..., Tensor], given: Any) -> Tensor:
+            wanted = [name for name in inspect.signature(function).parameters if name in everything]
+            return function(given, **{name: everything[name] for name in wanted})
+
+        tensors = [nothing] * models
+        if self.summarize is not None:
+            everything["summary"] = call(self.summarize, lambda f: call(f, tensors))
+        call(self.function, tensors)

@@ -1,6 +1,7 @@
 """A checkpoint seen in another order: tensors are reordered when they are asked for."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -43,9 +44,19 @@ class ReorderedCheckpoint(Checkpoint):
     def source(self) -> str:
         return f"{self._checkpoint.source}, reordered"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self._checkpoint.files
+
+    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
+        return None if self._permutations.moves(name) else self._checkpoint.byte_range(name)
+
     def __getitem__(self, name: str) -> Tensor:
         found = self._checkpoint[name]
         return self._permutations.tensor(name, found) if self._permutations.moves(name) else found
+
+    def reads_ranges(self, name: str) -> bool:
+        return not self._permutations.moves(name) and self._checkpoint.reads_ranges(name)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         if not self._permutations.moves(name):

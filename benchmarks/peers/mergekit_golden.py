@@ -1,0 +1,343 @@
+"""Results of mergekit for random recipes: what `tests/recipes/mergekit` compares conjoin with.
+
+    python benchmarks/peers/mergekit_golden.py [FOLDER]
+
+To be run with a Python that has mergekit 0.1.5. It writes ``recipes.yml`` (the recipes in
+mergekit's YAML, by name) and ``results.npz`` (what mergekit makes of them) into the folder of the
+tests, or another. Random recipes are drawn from fixed seeds, so another version of mergekit can be
+put to the same questions.
+
+The models are tiny ones of Llama's shape, drawn by NumPy from fixed seeds: the tests make them
+anew, and no model is stored. Each recipe has an array ``NAME``: all tensors of its result,
+flattened, one after the other in the order of their sorted names (see `split`). A recipe with
+gradients has ``NAME!last`` besides: the head and the final norm under the same recipe with every
+gradient replaced by its last value.
+"""
+
+import argparse
+import copy
+import json
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+__all__ = ["AFTER", "MODELS", "flat", "main", "recipes", "split", "weights", "write_models"]
+
+MODELS = ("base", "a", "b")
+LAYERS = 4
+FOLDER = Path(__file__).parents[2] / "tests" / "recipes" / "mergekit"
+AFTER = ("lm_head.weight", "model.norm.weight")
+"""Tensors that stand after the layers, sorted."""
+
+_HIDDEN, _INNER, _HEADS, _KEY_HEADS, _WORDS = 8, 6, 2, 1, 5
+_CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": _HIDDEN,
+    "intermediate_size": _INNER,
+    "num_attention_heads": _HEADS,
+    "num_key_value_heads": _KEY_HEADS,
+    "num_hidden_layers": LAYERS,
+    "vocab_size": _WORDS,
+    "tie_word_embeddings": False,
+    "dtype": "float32",
+}
+_FILTERS = ("mlp", "self_attn", "q_proj", "layernorm", "embed_tokens", "lm_head", "layers.0.")
+
+
+def weights(model: str) -> dict[str, np.ndarray]:
+    """Give the tensors of a model, float32: normal values, and models near to the base."""
+    base = _drawn(0)
+    if model == "base":
+        return base
+    change = _drawn(MODELS.index(model))
+    return {name: base[name] + np.float32(0.5) * change[name] for name in base}
+
+
+def _drawn(seed: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return {n: generator.standard_normal(s, dtype=np.float32) for n, s in _shapes(LAYERS).items()}
+
+
+def _shapes(layers: int) -> dict[str, tuple[int, ...]]:
+    keys = _HIDDEN // _HEADS * _KEY_HEADS
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (_WORDS, _HIDDEN)}
+    for layer in range(layers):
+        inside = {
+            "input_layernorm": (_HIDDEN,),
+            "self_attn.q_proj": (_HIDDEN, _HIDDEN),
+            "self_attn.k_proj": (keys, _HIDDEN),
+            "self_attn.v_proj": (keys, _HIDDEN),
+            "self_attn.o_proj": (_HIDDEN, _HIDDEN),
+            "post_attention_layernorm": (_HIDDEN,),
+            "mlp.gate_proj": (_INNER, _HIDDEN),
+            "mlp.up_proj": (_INNER, _HIDDEN),
+            "mlp.down_proj": (_HIDDEN, _INNER),
+        }
+        shapes |= {f"model.layers.{layer}.{name}.weight": s for name, s in inside.items()}
+    return {**shapes, "model.norm.weight": (_HIDDEN,), "lm_head.weight": (_WORDS, _HIDDEN)}
+
+
+def flat(tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Give all tensors as one vector, float32, in the order of their sorted names."""
+    return np.concatenate([tensors[name].ravel().astype(np.float32) for name in sorted(tensors)])
+
+
+def split(vector: np.ndarray, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Take apart what `flat` has made of a model of any number of layers, or of some tensors."""
+    ends, one = (sum(map(np.prod, _shapes(layers).values())) for layers in (0, 1))
+    shapes = _shapes(LAYERS if names else int(vector.size - ends) // int(one - ends))
+    tensors, begin = {}, 0
+    for name in sorted(names or shapes):
+        end = begin + int(np.prod(shapes[name]))
+        tensors[name] = vector[begin:end].reshape(shapes[name])
+        begin = end
+    if begin != vector.size:
+        raise ValueError(f"{vector.size} values are not those of whole layers")
+    return tensors
+
+
+def write_models(folder: Path) -> None:
+    """Write the models as folders of Hugging Face's kind."""
+    from safetensors.numpy import save_file
+
+    for model in MODELS:
+        (folder / model).mkdir()
+        (folder / model / "config.json").write_text(json.dumps(_CONFIG), encoding="utf-8")
+        save_file(weights(model), folder / model / "model.safetensors", {"format": "pt"})
+
+
+def recipes() -> dict[str, dict[str, Any]]:
+    """Give all recipes by name: random ones of each method, and the ones written by hand."""
+    drawn = {
+        f"{method}-{number}": _recipe(method, random.Random(f"{method} {number}"))
+        for method, count in _COUNTS.items()
+        for number in range(count)
+    }
+    return {**drawn, **_BY_HAND}
+
+
+_COUNTS = {
+    "linear": 7,
+    "slerp": 6,
+    "task_arithmetic": 6,
+    "ties": 9,
+    "dare_linear": 3,
+    "dare_ties": 3,
+    "passthrough": 6,
+}
+
+_TWO = {"sources": [{"model": "a", "layer_range": [2, 4]}, {"model": "b", "layer_range": [2, 4]}]}
+_UNEVEN = {
+    "merge_method": "linear",
+    "parameters": {"weight": 0.5},
+    "slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}]}, _TWO],
+}
+_DROPPED = {
+    "models": [{"model": "a", "parameters": {"weight": 1.0, "density": 0.5}}],
+    "base_model": "base",
+    "dtype": "float32",
+}
+_BY_HAND: dict[str, dict[str, Any]] = {
+    # The second has the sources at the head and the norm that the first should have there.
+    "uneven-slices": _UNEVEN,
+    "even-slices": {
+        **_UNEVEN,
+        "slices": [
+            {"sources": [{**source, "layer_range": [0, 2]} for source in _TWO["sources"]]},
+            _TWO,
+        ],
+    },
+    "random-dare_linear": {"merge_method": "dare_linear", **_DROPPED},
+    "random-dare_ties": {"merge_method": "dare_ties", **_DROPPED},
+    "out-dtype": {
+        "merge_method": "linear",
+        "models": [{"model": m, "parameters": {"weight": 1}} for m in ("a", "b")],
+        "out_dtype": "float16",
+    },
+}
+
+
+def _recipe(method: str, rng: random.Random) -> dict[str, Any]:
+    """Draw one recipe: models or slices, with parameters at every level."""
+    stacked = rng.random() < 0.6
+    recipe: dict[str, Any] = {"merge_method": method, "dtype": "float32"}
+    of_model, of_method = _parameters(method, rng)
+    if method == "slerp":
+        models = rng.choice([["a", "b"], ["b", "a"]])
+        recipe["base_model"] = rng.choice(models)
+    elif method == "passthrough":
+        models = [rng.choice(MODELS)]
+    elif method == "linear":
+        models = rng.sample(MODELS, rng.choice([2, 3]))
+        if "base" in models and rng.random() < 0.5:
+            recipe["base_model"] = "base"
+    else:
+        models = rng.sample(MODELS, 3) if stacked or rng.random() < 0.5 else ["a", "b"]
+        recipe["base_model"] = "base"
+    if stacked:
+        recipe["slices"] = [
+            _slice(method, models, of_model, of_method, recipe.get("base_model"), rng)
+            for _ in range(rng.choice([1, 2]))
+        ]
+    else:
+        recipe["models"] = [
+            _with(
+                {"model": model},
+                of_model if model != recipe.get("base_model") or method == "linear" else {},
+                rng,
+            )
+            for model in models
+        ]
+    # What no other level says, for every tensor; the last place that is looked at.
+    recipe["parameters"] = {
+        key: [low, _value(low, high, rng, always=True)][rng.random() < 0.5]
+        for key, (low, high) in {**of_model, **of_method}.items()
+        if key not in _OPTIONAL or rng.random() < 0.5
+    }
+    return {key: value for key, value in recipe.items() if value != {}}
+
+
+_OPTIONAL = ("density", "scale", "lambda", "normalize", "rescale", "int8_mask")
+
+Range = tuple[Any, Any]
+
+
+def _parameters(method: str, rng: random.Random) -> tuple[dict[str, Range], dict[str, Range]]:
+    """Give the parameters of a model and of the whole method, with the range of each."""
+    flag = (False, True)
+    if method == "slerp":
+        return {}, {"t": (0.0, 1.0)}
+    if method == "passthrough":
+        return {"scale": (0.5, 2.0)}, {}
+    if method == "linear":
+        return {"weight": (0.1, 1.5)}, {"normalize": flag}
+    of_method: dict[str, Range] = {"normalize": flag, "lambda": (0.5, 1.5), "int8_mask": flag}
+    density = (1.0, 1.0) if method.startswith("dare") else (0.2, 0.9)
+    if method == "task_arithmetic":
+        # Without normalization a weight may be negative.
+        weight = rng.choice([(0.1, 1.5), (-1.0, 1.0)])
+        return {"weight": weight}, of_method if weight[0] > 0 else {"lambda": (0.5, 1.5)}
+    return {"weight": (0.1, 1.5), "density": density}, {**of_method, "rescale": flag}
+
+
+def _slice(
+    method: str,
+    models: Sequence[str],
+    of_model: Mapping[str, Range],
+    of_method: Mapping[str, Range],
+    base: str | None,
+    rng: random.Random,
+) -> dict[str, Any]:
+    length = rng.choice([1, 2, 3])
+    chosen = [rng.choice(MODELS)] if method == "passthrough" else models
+    sources = []
+    for model in chosen:
+        begin = rng.randint(0, LAYERS - length)
+        source = {"model": model, "layer_range": [begin, begin + length]}
+        own = of_model if model != base or method == "linear" else {}
+        sources.append(_with(source, own, rng))
+    return _with({"sources": sources}, {**of_model, **of_method}, rng, often=0.3)
+
+
+def _with(
+    table: dict[str, Any], ranges: Mapping[str, Range], rng: random.Random, often: float = 0.7
+) -> dict[str, Any]:
+    """Add some parameters to a table."""
+    found = {
+        key: _value(low, high, rng) for key, (low, high) in ranges.items() if rng.random() < often
+    }
+    return {**table, "parameters": found} if found else table
+
+
+def _value(low: Any, high: Any, rng: random.Random, *, always: bool = False) -> Any:
+    """Draw a number, a gradient, or a list with filters; `always` one that says it for all."""
+
+    def plain() -> Any:
+        if rng.random() < 0.4:
+            return [number() for _ in range(rng.choice([2, 3, 5]))]
+        return number()
+
+    def number() -> Any:
+        return rng.random() < 0.5 if isinstance(low, bool) else round(rng.uniform(low, high), 2)
+
+    if rng.random() < 0.5:
+        return plain()
+    filters = rng.sample(_FILTERS, rng.choice([1, 2]))
+    rules = [{"filter": text, "value": plain()} for text in filters]
+    if always or rng.random() < 0.5:
+        rules.append({"value": plain()})
+    return rules
+
+
+def with_last_values(recipe: Any) -> Any:
+    """Give a recipe in which every gradient is replaced by its last value."""
+    if isinstance(recipe, dict):
+        kept = recipe.get("layer_range")
+        found = {key: with_last_values(value) for key, value in recipe.items()}
+        return found if kept is None else {**found, "layer_range": kept}
+    if isinstance(recipe, list):
+        if recipe and all(isinstance(item, int | float) for item in recipe):
+            return recipe[-1]
+        return [with_last_values(item) for item in recipe]
+    return recipe
+
+
+def _results(found: Mapping[str, dict[str, Any]]) -> dict[str, np.ndarray]:
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        write_models(Path(folder))
+        before = Path.cwd()
+        os.chdir(folder)  # mergekit takes paths from here
+        try:
+            for name, recipe in found.items():
+                results[name] = flat(_merged(recipe, Path(folder, name)))
+                last = with_last_values(recipe)
+                if last != recipe:
+                    made = _merged(last, Path(folder, f"{name}-last"))
+                    results[f"{name}!last"] = flat({tensor: made[tensor] for tensor in AFTER})
+        finally:
+            os.chdir(before)
+    return results
+
+
+def _merged(recipe: dict[str, Any], out: Path) -> dict[str, np.ndarray]:
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+    from safetensors.numpy import load_file
+
+    # A layer that is used twice is refused by safetensors unless it is copied.
+    options = MergeOptions(
+        copy_tokenizer=False, write_model_card=False, clone_tensors=True, quiet=True, random_seed=0
+    )
+    options.apply_global_options()
+    run_merge(MergeConfiguration.model_validate(copy.deepcopy(recipe)), str(out), options)
+    return load_file(out / "model.safetensors")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the recipes and mergekit's results."""
+    parser = argparse.ArgumentParser(description="Make values for the tests, with mergekit.")
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="where to write them")
+    options = parser.parse_args(arguments)
+    folder = options.folder.resolve()
+    # Without aliases, which would not be seen from where a value stands.
+    found = json.loads(json.dumps(recipes()))
+    results = _results(found)
+    text = yaml.safe_dump(found, sort_keys=False, default_flow_style=None, width=100)
+    (folder / "recipes.yml").write_text(text, encoding="utf-8")
+    np.savez_compressed(folder / "results.npz", **results)
+    print(f"{len(found)} recipes in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What mergekit's recipes mean in conjoin's parameters.
+
+mergekit differs from the papers in some of its methods. Each such variant is a value of a
+parameter here, the paper's is the default, and recipes read from mergekit's YAML get these:
+
+- ties trims within each tensor, not over the whole model; it divides by the sum of the weights
+  that agree, not by their number; an even vote is positive. By default nothing is trimmed.
+- dare restores the sum of magnitudes of each tensor; the paper divides by the density.
+- dare_ties adds up what agrees, and divides by nothing.
+- slerp takes a straight line already at a cosine of 0.9995.
+
+Checked against mergekit's source of June 2026 (after its 0.1.4). Where it gives a wrong result
+without a word, conjoin does not follow: weights that cancel under normalization are an error here,
+and not left undivided (task_arithmetic, dare_linear) or infinite (linear); a density that leaves
+less than one element of a small tensor keeps its largest, and does not stop the merge; slerp with
+a tensor of zeros is a straight line, and not the arc to a vector at right angles; changes that are
+tiny altogether (a sum of magnitudes under 1e-7) are rescaled like others.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["MERGEKIT_DEFAULTS", "MERGEKIT_IGNORED", "MERGEKIT_NAMES", "MERGEKIT_VALUES"]
+
+_DARE = {"density": 1.0, "rescale": "l1", "scale": 1.0}
+_VOTE = {"elect": "sum", "undecided": "positive"}
+
+MERGEKIT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "linear": {"normalize": True},
+    "passthrough": {"scale": 1.0},
+    "slerp": {"eps": 0.0005},
+    "task_arithmetic": {"normalize": False, "scale": 1.0},
+    "ties": {
+        "density": 1.0,
+        "per": "tensor",
+        "rescale": "none",
+        **_VOTE,
+        "merge": "weighted",
+        "scale": 1.0,
+    },
+    "dare_linear": {**_DARE, "normalize": False},
+    "dare_ties": {**_DARE, **_VOTE, "merge": "sum"},
+}
+"""Method -> our parameters with which it does what mergekit does when nothing is said."""
+
+MERGEKIT_NAMES: Mapping[str, Mapping[str, str]] = {
+    "linear": {"weight": "weights"},
+    "passthrough": {},
+    "slerp": {},
+    "task_arithmetic": {"weight": "weights", "lambda": "scale"},
+    "ties": {"weight": "weights", "lambda": "scale", "normalize": "merge"},
+    "dare_linear": {"weight": "weights", "lambda": "scale"},
+    "dare_ties": {"weight": "weights", "lambda": "scale", "normalize": "merge"},
+}
+"""Method -> mergekit's parameter -> ours. A name that is not here is the same."""
+
+_RESCALE = {True: "l1", False: "none"}
+_MERGE = {True: "weighted", False: "sum"}
+
+MERGEKIT_VALUES: Mapping[str, Mapping[str, Mapping[Any, Any]]] = {
+    "ties": {"normalize": _MERGE, "rescale": _RESCALE},
+    "dare_linear": {"rescale": _RESCALE},
+    "dare_ties": {"normalize": _MERGE, "rescale": _RESCALE},
+}
+"""Method -> mergekit's parameter -> its value -> the value of ours."""
+
+MERGEKIT_IGNORED: Mapping[str, frozenset[str]] = {
+    "task_arithmetic": frozenset({"int8_mask", "rescale", "density"}),
+    "ties": frozenset({"int8_mask"}),
+    "dare_linear": frozenset({"int8_mask"}),
+    "dare_ties": frozenset({"int8_mask"}),
+}
+"""Method -> mergekit's parameters that change nothing in its result (int8_mask saves memory)."""

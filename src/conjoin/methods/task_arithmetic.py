@@ -1,0 +1,52 @@
+"""Adding what models have learned to their common base."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from conjoin.methods.strips import in_strips
+from conjoin.methods.weights import shares_of
+
+__all__ = ["task_arithmetic"]
+
+
+def task_arithmetic(
+    tensors: Sequence[Tensor],
+    *,
+    base: Tensor,
+    weights: Sequence[float],
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> Tensor:
+    """Add the changes from the base up: ``w_0 + s sum_i a_i (w_i - w_0)``.
+
+    Args:
+        tensors: same shape, floating.
+        base: ``w_0``, of that shape.
+        weights: one number per tensor; a negative one takes an ability away.
+        normalize: divide by the sum of the weights.
+        scale: the factor ``s`` of the whole change ("lambda" elsewhere, a word that Python keeps).
+
+    Raises:
+        MethodError: another number of weights than tensors, NaN or infinite ones, or ones that
+            sum to zero (or nearly) under normalization.
+
+    Ilharco et al., Editing models with task arithmetic, ICLR 2023 (arXiv:2212.04089).
+
+    >>> import torch
+    >>> base, a, b = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([5.0])
+    >>> task_arithmetic([a, b], base=base, weights=[1, 0.5])
+    tensor([4.])
+    """
+    shares = shares_of(weights, len(tensors), "task_arithmetic", normalize=normalize)
+    factors = [share * scale for share in shares]
+
+    # Not as one sum of w_0 and all w_i with other weights, which would be faster: there equal
+    # models would differ from their base by roundings.
+    def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
+        total = (tensors[0] - base).mul_(factors[0])
+        for tensor, factor in zip(tensors[1:], factors[1:], strict=True):
+            total.add_(tensor - base, alpha=factor)
+        return total.add_(base)
+
+    return in_strips(merge_strip, tensors, base)

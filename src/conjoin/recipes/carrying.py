@@ -1,0 +1,86 @@
+"""Config, tokenizer and other files that go along from one model to the result."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conjoin.checkpoints import Checkpoint, carried_files
+from conjoin.errors import ConjoinError, RecipeError
+from conjoin.recipes.layers import find_layers
+from conjoin.recipes.opening import Opened
+from conjoin.recipes.recipe import BASE, Recipe
+
+__all__ = ["adjusted", "carried_from", "folder_of"]
+
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_DTYPES = ("torch_dtype", "dtype")
+
+
+def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[str]]:
+    """Give the files that go along, by their name in the result, and what to tell about them.
+
+    Whose they are is said by the recipe (``output: {files_from: ...}``); else they are the base's,
+    and without a base the first model's.
+
+    Raises:
+        RecipeError: that model has a file which leads out of its folder.
+    """
+    chosen = recipe.output.files_from
+    number = chosen if chosen is not None else BASE if opened.base is not None else 0
+    checkpoint = opened.base if number == BASE else opened.models[int(number)]
+    if checkpoint is None:
+        raise RecipeError(f"{recipe.output.place}: files_from names the base, and there is none")
+    folder = folder_of(checkpoint)
+    if folder is None:
+        if chosen is not None:
+            raise RecipeError(
+                f"{recipe.output.place}: there is no config.json beside {checkpoint.source}, so "
+                "it has no config and tokenizer to take along"
+            )
+        return {}, []
+    try:
+        found = {str(path.relative_to(folder)): path for path in carried_files(folder)}
+    except ConjoinError as error:
+        raise RecipeError(f"{recipe.output.place}: {error}") from error
+    source = recipe.base if number == BASE else recipe.sources[int(number)]
+    which = "the base" if number == BASE else f"model {number}"
+    # The reference, and not the folder: this is written beside the result.
+    where = f"{which}, {source.reference}" if source is not None else which
+    told = [f"{len(found)} files (config, tokenizer) come from {where}"] if found else []
+    return found, told
+
+
+def folder_of(checkpoint: Checkpoint) -> Path | None:
+    """Give the folder with the config of a model, or None where there is no config."""
+    # The first file is the model's own; those of an adapter come after it.
+    parents = [path.parent for path in checkpoint.files[:1]]
+    return parents[0] if parents and (parents[0] / "config.json").is_file() else None
+
+
+def adjusted(name: str, content: bytes, plan_names: Mapping[str, Any], recipe: Recipe) -> bytes:
+    """Give the content of a carried file for the result: a config says its layers and dtype."""
+    if name != "config.json" or not (recipe.stacked or recipe.dtype is not None):
+        return content
+    try:
+        config = json.loads(content)
+    except ValueError:
+        return content
+    if not isinstance(config, dict):
+        return content
+    if recipe.stacked:
+        stacks = find_layers(plan_names, recipe.layers).stacks
+        for key in _LAYER_COUNTS:
+            if key in config and len(stacks) == 1:
+                config[key] = len(stacks[0])
+    if recipe.dtype is not None:
+        for key in _DTYPES:
+            if key in config:
+                config[key] = _dtype_name(recipe.dtype)
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,379 @@
+"""mergekit's YAML as a recipe, with all that is peculiar to it.
+
+A file with ``merge_method:`` is one of mergekit's. It is read as mergekit means it; where mergekit
+gives a wrong result without a word, the recipe does what is right or is refused, and what differs
+is said in `Recipe.notes`:
+
+- An unknown or mistyped key is an error. mergekit ignores it and takes the default.
+- A gradient gives its last value to the tensors after the layers; mergekit gives them its first.
+- A model that is listed twice counts twice; mergekit takes one of the two.
+- ``dtype`` is the result's; the arithmetic is float32. mergekit computes in it.
+- A parameter of the whole method (``t``, ``normalize``) under one model is an error; mergekit
+  ignores it there.
+- Embeddings are not matched by token: the tokenizer of one model goes along, whole.
+- Relative paths start at the file's folder, not at the folder of the caller.
+
+Differences between the methods themselves stand in `conjoin.methods.mergekit_defaults`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from conjoin.methods import METHODS, Method, Need
+from conjoin.recipes.building import check_method, name_sources
+from conjoin.recipes.forms import Found
+from conjoin.recipes.mergekit_form import MERGEKIT_FORM
+from conjoin.recipes.mergekit_parameters import OF_THE_METHOD, translate, with_defaults
+from conjoin.recipes.nodes import ListNode, Node, ScalarNode, TableNode
+from conjoin.recipes.problems import Place, Problems, unknown
+from conjoin.recipes.recipe import BASE, Output, Part, Recipe, Source, Use
+from conjoin.recipes.values import Gradient, Value
+
+__all__ = ["build_mergekit"]
+
+Read = Mapping[str, Found[Any]]
+
+_LATER = (
+    *("nuslerp", "multislerp", "karcher", "breadcrumbs", "breadcrumbs_ties", "della"),
+    *("della_linear", "sce", "model_stock", "nearswap", "arcee_fusion", "ram", "ramplus_tl"),
+)
+"""Methods of mergekit that conjoin does not have."""
+
+
+@dataclass
+class _Reader:
+    """What has been gathered while one file is read."""
+
+    method: Method
+    folder: Path
+    problems: Problems
+    base: Source | None
+    sources: list[Source] = field(default_factory=list)
+    notes: dict[str, None] = field(default_factory=dict)  # in order, each once
+
+    def note(self, text: str) -> None:
+        self.notes[text] = None
+
+    def parameters(self, read: Read, *, of_a_model: bool = False) -> dict[str, Value]:
+        table: Mapping[str, Found[Value]] = read["parameters"].value if "parameters" in read else {}
+        return translate(table, self.method, self.problems, self.note, of_a_model=of_a_model)
+
+
+def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: Problems) -> Recipe:
+    """Make a recipe of mergekit's YAML.
+
+    Args:
+        root: the document.
+        folder: what relative paths start from.
+        path: of the file.
+        problems: what was found in the YAML itself.
+
+    Raises:
+        RecipeError: something in it cannot be used, or would not do what it says.
+    """
+    table = _without_nothing(root)
+    read: Read = {}
+    if isinstance(found := MERGEKIT_FORM.read(table, problems), Mapping):
+        read = found
+    method = _method(read, problems)
+    if method is None:
+        problems.raise_if_any()
+        raise AssertionError("a problem was noted")
+    base = read.get("base_model")
+    reader = _Reader(
+        method=method,
+        folder=folder,
+        problems=problems,
+        base=None if base is None else Source(_reference(base.value), place=base.place),
+    )
+    kind, inputs, module = _inputs(read, root, reader)
+    parts = _slices(inputs, reader) if kind == "slices" else _models(inputs, reader)
+    values = with_defaults(_chained(reader.parameters(module), reader.parameters(read)), method)
+    _required(parts, values, reader)
+    files_from = _files_from(read, reader)
+    of_use = Need.BASE in method.needs or files_from == BASE
+    recipe = Recipe(
+        method=method,
+        sources=tuple(name_sources(reader.sources, reader.base, problems)),
+        parts=parts,
+        stacked=kind == "slices",
+        base=reader.base if of_use else None,
+        values=values,
+        dtype=_dtype(read, reader),
+        output=Output(files_from=files_from),
+        path=path,
+        folder=folder,
+        places={key: found.place for key, found in read.items()},
+        dialect="mergekit",
+    )
+    problems.raise_if_any()
+    check_method(recipe, root.place, problems)
+    problems.raise_if_any()
+    _note_gradients(recipe, reader)
+    return replace(recipe, notes=tuple(reader.notes))
+
+
+def _without_nothing(node: Node) -> Node:
+    """Leave out keys without a value, which mergekit takes as not written."""
+    if isinstance(node, ListNode):
+        return ListNode(tuple(_without_nothing(item) for item in node.items), node.place)
+    if isinstance(node, ScalarNode):
+        return node
+    kept = {
+        key: _without_nothing(inner)
+        for key, inner in node.entries.items()
+        if not (isinstance(inner, ScalarNode) and inner.value is None)
+    }
+    return TableNode(kept, node.place, node.keys)
+
+
+def _chained(first: Mapping[str, Value], then: Mapping[str, Value]) -> dict[str, Value]:
+    """Values of which the second are asked where the first say nothing."""
+    both = {key: Value((*first[key].rules, *then[key].rules)) for key in first if key in then}
+    return {**then, **first, **both}
+
+
+def _method(read: Read, problems: Problems) -> Method | None:
+    if "merge_method" not in read:
+        return None
+    name, place = read["merge_method"].value, read["merge_method"].place
+    if name in OF_THE_METHOD and name in METHODS:
+        return METHODS[name]
+    if name in _LATER:
+        problems.add(
+            place, f"the method {name!r} is not there yet. There are: {', '.join(OF_THE_METHOD)}"
+        )
+    else:
+        problems.add(place, unknown("method", name, OF_THE_METHOD))
+    return None
+
+
+def _inputs(
+    read: Read, root: TableNode, reader: _Reader
+) -> tuple[Literal["models", "slices"], Found[Any], Read]:
+    """What is merged, with the parameters of the only module if there is one."""
+    given = [key for key in ("models", "slices", "modules") if key in root.entries]
+    nothing: Found[Any] = Found([], root.place)
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        reader.problems.add(
+            root.place, f"expected one of models, slices and modules, found {found}"
+        )
+        return "models", nothing, {}
+    if given == ["modules"]:
+        modules: Read = read.get("modules", Found({}, root.place)).value
+        if len(modules) > 1:
+            reader.problems.add(
+                root.keys["modules"],
+                "several modules in one recipe are not supported: merge all with `models:`, and "
+                "give each module its parameters by a filter on the names of its tensors",
+            )
+            return "models", nothing, {}
+        module: Read = next((found.value for found in modules.values()), {})
+        inner = [key for key in ("models", "slices") if key in module]
+        if len(inner) != 1:
+            reader.problems.add(root.keys["modules"], "a module has models, or slices")
+            return "models", nothing, {}
+        kind: Literal["models", "slices"] = "slices" if inner == ["slices"] else "models"
+        return kind, module[kind], module
+    kind = "slices" if given == ["slices"] else "models"
+    return kind, read.get(kind, nothing), {}
+
+
+def _models(inputs: Found[Any], reader: _Reader) -> tuple[Part, ...]:
+    """All models, whole. mergekit adds the base to them if it is not listed."""
+    uses = _uses(inputs.value, inputs.place, reader)[0]
+    listed = [
+        _reference(item.value["model"].value) for item in inputs.value if "model" in item.value
+    ]
+    base = reader.base
+    if base is None or Need.BASE in reader.method.needs or base.reference in listed:
+        return (Part(_base_first(uses, reader), place=inputs.place),)
+    if reader.method.name == "slerp":
+        reader.sources.append(base)
+        uses = [*uses, Use(len(reader.sources) - 1, place=base.place)]
+    else:
+        reader.problems.add(
+            base.place,
+            f"{reader.method.name} has no base; mergekit would merge this model too. List it under "
+            "`models:` with a weight, or leave it out",
+        )
+    return (Part(_base_first(uses, reader), place=inputs.place),)
+
+
+def _slices(inputs: Found[Any], reader: _Reader) -> tuple[Part, ...]:
+    parts = []
+    for found in inputs.value:
+        own: Read = found.value
+        other = own.get("base_model")
+        if other is not None and (
+            reader.base is None or _reference(other.value) != reader.base.reference
+        ):
+            reader.problems.add(
+                other.place, "a slice cannot have a base of its own; write `base_model:` once"
+            )
+        uses, base_layers, values = _uses_of_slice(own, found.place, reader)
+        parts.append(Part(_base_first(uses, reader), values, base_layers, found.place))
+    return tuple(parts)
+
+
+def _uses_of_slice(
+    own: Read, place: Place, reader: _Reader
+) -> tuple[list[Use], tuple[int, int] | None, dict[str, Value]]:
+    sources = own.get("sources", Found([], place)).value
+    uses, base_layers = _uses(sources, place, reader)
+    if Need.BASE in reader.method.needs and base_layers is None and reader.base is not None:
+        reader.problems.add(
+            place, f"the base {reader.base.reference!r} has to be one of the sources of the slice"
+        )
+    return uses, base_layers, reader.parameters(own)
+
+
+def _uses(
+    items: Sequence[Found[Any]], place: Place, reader: _Reader
+) -> tuple[list[Use], tuple[int, int] | None]:
+    """The models of a part, and which layers of the base it uses."""
+    uses: list[Use] = []
+    base_layers: tuple[int, int] | None = None
+    for item in items:
+        own: Read = item.value
+        if "model" not in own:
+            continue
+        reference = _reference(own["model"].value)
+        layers = own["layer_range"].value if "layer_range" in own else None
+        if _has_table_key(own["model"].value, "override_architecture"):
+            reader.note("override_architecture is not needed: layers are found by names")
+        values = reader.parameters(own, of_a_model=True)
+        is_base = reader.base is not None and reference == reader.base.reference
+        if is_base and Need.BASE in reader.method.needs:
+            base_layers = layers
+            if values:
+                reader.note(f"the parameters of the base {reference!r} have no effect")
+            continue
+        number = _number(Source(reference, place=item.place), "layer_range" in own, reader)
+        if reference in [reader.sources[use.source].reference for use in uses]:
+            reader.note(
+                f"{place}: {reference!r} is listed more than once and counts as often; mergekit "
+                "would take one of them"
+            )
+        uses.append(Use(number, layers, values, item.place))
+    return uses, base_layers
+
+
+def _number(source: Source, shared: bool, reader: _Reader) -> int:
+    references = [other.reference for other in reader.sources]
+    if shared and source.reference in references:
+        return references.index(source.reference)
+    reader.sources.append(source)
+    return len(reader.sources) - 1
+
+
+def _base_first(uses: Sequence[Use], reader: _Reader) -> tuple[Use, ...]:
+    """The base is the model at t = 0 of slerp, wherever it is listed."""
+    if reader.method.name != "slerp":
+        return tuple(uses)
+    if reader.base is None:
+        place = uses[0].place if uses else Place()
+        reader.problems.add(place, "slerp needs `base_model:`, the model at t = 0")
+        return tuple(uses)
+    name = reader.base.reference
+    is_base = [reader.sources[use.source].reference == name for use in uses]
+    if uses and not any(is_base):
+        reader.problems.add(uses[0].place, f"the base {name!r} has to be one of the two models")
+    return tuple(sorted(uses, key=lambda use: reader.sources[use.source].reference != name))
+
+
+def _has_table_key(value: Any, key: str) -> bool:
+    return isinstance(value, Mapping) and key in value
+
+
+def _reference(value: Any) -> str:
+    """A model as text, ``path@revision+lora@revision``, from text or the long form."""
+    if isinstance(value, str):
+        return value
+    if "path" in value:
+        revision = f"@{value['revision'].value}" if "revision" in value else ""
+        return f"{value['path'].value}{revision}"
+    lora = f"+{_reference(value['lora'].value)}" if "lora" in value else ""
+    return _reference(value["model"].value) + lora if "model" in value else ""
+
+
+def _required(parts: Sequence[Part], values: Mapping[str, Value], reader: _Reader) -> None:
+    """A tensor without a weight, or a t, stops mergekit; here that is seen before."""
+    required = {"slerp": ["t"]}.get(reader.method.name, [])
+    required += ["weight"] if Need.WEIGHTS in reader.method.needs else []
+    for part in parts:
+        for use in part.uses:
+            tables = (use.values, part.values, values)
+            for key in required:
+                found = [table[key] for table in tables if key in table]
+                if not any(rule.pattern == "*" for value in found for rule in value.rules):
+                    what = "has no" if not found else "has, for tensors that no filter matches, no"
+                    reader.problems.add(
+                        use.place,
+                        f"{reader.sources[use.source].reference!r} {what} {key!r}, which "
+                        f"{reader.method.name} needs",
+                    )
+
+
+def _dtype(read: Read, reader: _Reader) -> torch.dtype | None:
+    found = read.get("out_dtype", read.get("dtype"))
+    if "dtype" in read:
+        reader.note(
+            f"dtype: {read['dtype'].value} rounds the result only, once; the arithmetic is in "
+            "float32 (float64 for float64), and the inputs are taken as they are"
+        )
+    if found is None:
+        return None
+    dtype: torch.dtype = getattr(torch, found.value.removeprefix("torch."))
+    return dtype
+
+
+def _files_from(read: Read, reader: _Reader) -> int | Literal["base"] | None:
+    """Whose config and tokenizer go along: of the model named for it, or the base."""
+    base = reader.base
+    found = read.get("tokenizer_source")
+    if found is None and base is None:
+        return None
+    wanted = base.reference if found is None and base is not None else ""
+    place = base.place if found is None and base is not None else Place()
+    if found is not None:
+        place, wanted = found.place, _reference(found.value)
+        if wanted == "union":
+            reader.problems.add(
+                place,
+                "tokenizers are not united; write `tokenizer_source: base` or the model whose "
+                "tokenizer fits all",
+            )
+            return None
+        if wanted == "base" and base is None:
+            reader.problems.add(place, "'base' is chosen, but there is no `base_model:`")
+            return None
+        wanted = base.reference if wanted == "base" and base is not None else wanted
+        reader.note(
+            f"the tokenizer of {wanted!r} goes along; rows of embeddings are merged by number and "
+            "not matched by token, so all models have to have its vocabulary"
+        )
+    references = [source.reference for source in reader.sources]
+    if wanted in references:
+        return references.index(wanted)
+    if base is not None and wanted == base.reference:
+        return BASE
+    reader.problems.add(place, f"{wanted!r} is none of the models that are merged")
+    return None
+
+
+def _note_gradients(recipe: Recipe, reader: _Reader) -> None:
+    tables = [recipe.values]
+    for part in recipe.parts:
+        tables += [part.values, *(use.values for use in part.uses)]
+    rules = [rule for table in tables for value in table.values() for rule in value.rules]
+    if any(isinstance(rule.value, Gradient) for rule in rules):
+        reader.note(
+            "a gradient gives its last value to the tensors after the layers (final norm, head); "
+            "mergekit gives them its first"
+        )

@@ -1,0 +1,59 @@
+"""What may stand in mergekit's YAML."""
+
+from collections.abc import Mapping
+
+from conjoin.recipes.forms import ByShape, Fields, Form, ListOf, TableOf
+from conjoin.recipes.mergekit_values import MergekitValue
+from conjoin.recipes.scalar_forms import Choice, LayerRange, Text
+
+__all__ = ["MERGEKIT_FORM"]
+
+_DTYPES = tuple(
+    prefix + name for prefix in ("", "torch.") for name in ("bfloat16", "float16", "float32")
+)
+
+_PATH = ByShape(
+    Text("a path"), Fields({"path": Text("a path"), "revision": Text()}, "a path", ("path",))
+)
+_MODEL = ByShape(
+    Text("a model"),
+    Fields({"model": _PATH, "lora": _PATH, "override_architecture": Text()}, "a model", ("model",)),
+)
+_VALUES = TableOf(MergekitValue(), "of parameters")
+_MODELS = ListOf(Fields({"model": _MODEL, "parameters": _VALUES}, "a model", ("model",)), "models")
+_SOURCE = Fields(
+    {"model": _MODEL, "layer_range": LayerRange(), "parameters": _VALUES},
+    "a source",
+    ("model", "layer_range"),
+)
+_SLICES = ListOf(
+    Fields(
+        {"sources": ListOf(_SOURCE, "sources"), "base_model": _MODEL, "parameters": _VALUES},
+        "a slice",
+        ("sources",),
+        {"residual_weight": "mergekit ignores this key; leave it out"},
+    ),
+    "slices",
+)
+_INPUTS: Mapping[str, Form] = {"models": _MODELS, "slices": _SLICES}
+MERGEKIT_FORM = Fields(
+    {
+        "merge_method": Text("a method"),
+        **_INPUTS,
+        "modules": TableOf(Fields({**_INPUTS, "parameters": _VALUES}, "a module"), "of modules"),
+        "base_model": _MODEL,
+        "parameters": _VALUES,
+        "dtype": Choice(_DTYPES, "dtype"),
+        "out_dtype": Choice(_DTYPES, "dtype"),
+        "tokenizer_source": _MODEL,
+        "name": Text("a name"),
+    },
+    "a recipe of mergekit",
+    ("merge_method",),
+    {
+        "tokenizer": "tokenizers are not built, one is carried along whole: write "
+        "`tokenizer_source: base` or the model that has it",
+        "chat_template": "the chat template is a part of the tokenizer that is carried along; "
+        "change it in the result's files",
+    },
+)

@@ -1,0 +1,86 @@
+"""The models of a recipe, opened: every error at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from conjoin.checkpoints import Checkpoint, HeadersOnly, open_headers, open_reference
+from conjoin.errors import ConjoinError
+from conjoin.recipes.problems import Problems
+from conjoin.recipes.recipe import Recipe, Source
+from conjoin.streaming import NotedCheckpoint
+from conjoin.symmetry import Permutations
+
+__all__ = ["Opened", "open_sources"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The models of a recipe.
+
+    Args:
+        models: in the order of `Recipe.sources`; each takes note of what is read from it.
+        base: the common ancestor, if there is one.
+        files: of every model, the base last: those of its tensors, then that of its order of
+            units (``align:``), if it has one.
+    """
+
+    models: tuple[NotedCheckpoint, ...]
+    base: NotedCheckpoint | None
+    files: tuple[tuple[Path, ...], ...]
+
+    @property
+    def everyone(self) -> tuple[NotedCheckpoint, ...]:
+        """The models, then the base."""
+        return self.models if self.base is None else (*self.models, self.base)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Those that have to be downloaded before a tensor can be read."""
+        return tuple(m.source for m in self.everyone if isinstance(m.inner, HeadersOnly))
+
+
+def open_sources(
+    recipe: Recipe,
+    given: Mapping[str, Checkpoint] | None = None,
+    *,
+    headers_only: bool = False,
+) -> Opened:
+    """Open the models of a recipe; only headers are read.
+
+    Args:
+        recipe: of which.
+        given: checkpoints that are open already, by their reference.
+        headers_only: do not download what is on the Hub; its tensors cannot be read then.
+
+    Raises:
+        RecipeError: some cannot be opened; the message has every one, with its line.
+    """
+    problems = Problems(str(recipe.path or ""))
+    found: list[NotedCheckpoint] = []
+    files: list[tuple[Path, ...]] = []
+    for source in [*recipe.sources, *([] if recipe.base is None else [recipe.base])]:
+        try:
+            opened = NotedCheckpoint(_open(recipe, source, given or {}, headers_only))
+            found.append(opened)
+            files.append(opened.files if source.align is None else (*opened.files, source.align))
+        except ConjoinError as error:
+            problems.take(source.place, error)
+    problems.raise_if_any()
+    count = len(recipe.sources)
+    base = found[count] if recipe.base is not None else None
+    return Opened(tuple(found[:count]), base, tuple(files))
+
+
+def _open(
+    recipe: Recipe, source: Source, given: Mapping[str, Checkpoint], headers_only: bool
+) -> Checkpoint:
+    if source.reference in given:
+        opened = given[source.reference]
+    else:
+        how = open_headers if headers_only else open_reference
+        opened = how(source.reference, relative_to=recipe.folder, entry=source.entry)
+    if source.align is None:
+        return opened
+    aligned: Checkpoint = Permutations.load(source.align).apply(opened)
+    return aligned

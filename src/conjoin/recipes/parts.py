@@ -1,0 +1,215 @@
+"""The tasks of a recipe: for every tensor of the result, what is to be done."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from conjoin.checkpoints import Kind, match_names
+from conjoin.errors import ConjoinError, RecipeError
+from conjoin.merging import Settings, Source, Task, make_tasks
+from conjoin.recipes.layers import Outside
+from conjoin.recipes.opening import Opened
+from conjoin.recipes.problems import Place, Problems
+from conjoin.recipes.recipe import BASE, Recipe
+from conjoin.recipes.slices import Slice, Table, slices_of
+from conjoin.recipes.values import Value, matches
+from conjoin.recipes.views import RenamedCheckpoint
+
+__all__ = ["Built", "build_tasks"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """What the parts of a recipe come to.
+
+    Args:
+        tasks: of every tensor of the result; a source's `model` is a number in `Opened.everyone`.
+        dropped: names that only some models have, left out because the recipe says so.
+        notes: what should be told.
+    """
+
+    tasks: dict[str, Task]
+    dropped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def build_tasks(recipe: Recipe, opened: Opened) -> Built:
+    """Give the tasks of a recipe whose models are open, from headers alone.
+
+    Raises:
+        RecipeError: something does not fit; the message has every problem, with its line.
+    """
+    problems = Problems(str(recipe.path or ""))
+    tasks: dict[str, Task] = {}
+    dropped: list[str] = []
+    notes: list[str] = []
+    slices = slices_of(recipe, opened, problems)
+    for one in slices:
+        left_out = _left_out(recipe, one)
+        dropped += left_out
+        try:
+            made = _tasks_of(recipe, opened, one, left_out)
+        except ConjoinError as error:
+            problems.take(one.part.place, error)
+            continue
+        tasks |= made
+    if len(slices) == len(recipe.parts):  # else some names are not known
+        tables = [table for one in slices for table in _tables(one)]
+        # Values of a model are looked up by the names that its tensors have there.
+        names = [
+            *(name for table in tables for name in table),
+            *(n for t in tables for n in t.values()),
+        ]
+        notes = _check_patterns(recipe, list(dict.fromkeys(names)), problems)
+    problems.raise_if_any()
+    return Built(tasks, tuple(dropped), tuple(notes))
+
+
+def _tables(one: Slice) -> list[Table]:
+    return [*one.tables, *([] if one.base is None else [one.base])]
+
+
+def _left_out(recipe: Recipe, one: Slice) -> list[str]:
+    if recipe.only_some != "drop":
+        return []
+    kept = {name for table in _tables(one) for name in table if _kept_from(recipe, name)}
+    everywhere = set.intersection(*(set(table) for table in one.tables))
+    names = dict.fromkeys(name for table in one.tables for name in table)
+    return [name for name in names if name not in everywhere and name not in kept]
+
+
+def _kept_from(recipe: Recipe, name: str) -> tuple[int | str, Place] | None:
+    for rule in recipe.keep:
+        if matches(rule.pattern, name):
+            return rule.source, rule.place
+    return None
+
+
+def _tasks_of(
+    recipe: Recipe, opened: Opened, one: Slice, left_out: Sequence[str]
+) -> dict[str, Task]:
+    numbers = [use.source for use in one.part.uses]
+    kinds = _kinds(recipe, one)
+
+    def view(number: int, table: Table) -> RenamedCheckpoint:
+        left = {here: there for here, there in table.items() if here not in left_out}
+        return RenamedCheckpoint(opened.everyone[number], left, kinds)
+
+    views = [view(number, table) for number, table in zip(numbers, one.tables, strict=True)]
+    base = None
+    if one.base is not None:
+        wanted = dict.fromkeys(name for seen in views for name in seen.specs)
+        base = view(len(opened.models), {n: t for n, t in one.base.items() if n in wanted})
+        numbers.append(len(opened.models))
+    kept = _kept(recipe, one, views, base, numbers)
+
+    def settings(name: str) -> Settings:
+        there = [table.get(name, name) for table in one.tables]
+        return recipe.settings(one.part, name, one.places.get(name, Outside.UNKNOWN), there)
+
+    made = make_tasks(
+        views,
+        recipe.method,
+        base=base,
+        kept=kept,
+        settings=settings,
+        dtype=recipe.dtype,
+        working=recipe.arithmetic,
+    )
+    everyone = views if base is None else [*views, base]
+
+    def origin(source: Source) -> Source:
+        found = everyone[source.model].origin(source)
+        return Source(numbers[source.model], found.checkpoint, found.name)
+
+    return {name: _resolved(task, origin) for name, task in made.items()}
+
+
+def _resolved(task: Task, origin: Callable[[Source], Source]) -> Task:
+    return dataclasses.replace(
+        task,
+        sources=tuple(map(origin, task.sources)),
+        base=None if task.base is None else origin(task.base),
+        twins=tuple(map(origin, task.twins)),
+    )
+
+
+def _kinds(recipe: Recipe, one: Slice) -> dict[str, Kind]:
+    found: dict[str, Kind] = {}
+    for rule in recipe.kinds:
+        for table in _tables(one):
+            for name in table:
+                if matches(rule.pattern, name):
+                    found.setdefault(name, rule.kind)
+    return found
+
+
+def _kept(
+    recipe: Recipe,
+    one: Slice,
+    views: Sequence[RenamedCheckpoint],
+    base: RenamedCheckpoint | None,
+    numbers: Sequence[int],
+) -> dict[str, int]:
+    """Name -> position among the models of this slice, the base last."""
+    kept: dict[str, int] = {}
+    for name in dict.fromkeys(name for table in _tables(one) for name in table):
+        found = _kept_from(recipe, name)
+        if found is None:
+            continue
+        source, place = found
+        wanted = len(views) if source == BASE else _position(numbers, source)
+        chosen = base if source == BASE else None if wanted is None else views[wanted]
+        if wanted is not None and chosen is not None and name in chosen.specs:
+            kept[name] = wanted
+        elif any(name in seen.specs for seen in views):
+            raise _nothing_to_keep(name, place, source)
+    if recipe.only_some == "keep":
+        for name in dict.fromkeys(name for seen in views for name in seen.specs):
+            having = [k for k, seen in enumerate(views) if name in seen.specs]
+            tied = views[having[0]].specs[name].alias_of
+            # The second name of a tie may be missing: files leave it out.
+            if len(having) < len(views) and not (tied and all(tied in seen for seen in views)):
+                kept.setdefault(name, having[0])
+    return kept
+
+
+def _position(numbers: Sequence[int], source: int | str) -> int | None:
+    return numbers.index(source) if source in numbers else None
+
+
+def _nothing_to_keep(name: str, place: Place, source: int | str) -> RecipeError:
+    which = "the base" if source == BASE else f"model {source}"
+    return RecipeError(
+        f"{place}: {name!r} is to be kept from {which}, which does not have it here; take it from "
+        "another, or narrow the pattern"
+    )
+
+
+def _check_patterns(recipe: Recipe, names: Sequence[str], problems: Problems) -> list[str]:
+    """A pattern that matches nothing is most likely mistyped; mergekit lets it pass."""
+    rules = [(keep.pattern, keep.place) for keep in recipe.keep]
+    rules += [(kind.pattern, kind.place) for kind in recipe.kinds]
+    tables: list[Mapping[str, Value]] = [recipe.values]
+    for part in recipe.parts:
+        tables += [part.values, *(use.values for use in part.uses)]
+    for table in tables:
+        for value in table.values():
+            rules += [(rule.pattern, rule.place) for rule in value.rules]
+    notes = []
+    for pattern, place in rules:
+        if pattern == "*" or any(matches(pattern, name) for name in names):
+            continue
+        if recipe.dialect == "mergekit":
+            notes.append(f"{place}: the filter {pattern.strip('*')!r} matches no tensor")
+        else:
+            problems.add(place, _no_match(pattern, names))
+    return notes
+
+
+def _no_match(pattern: str, names: Sequence[str]) -> str:
+    try:
+        match_names(pattern, names)
+    except ConjoinError as error:
+        return str(error)
+    return f"the pattern {pattern!r} matches no tensor"

@@ -1,0 +1,230 @@
+"""A plan: all that a recipe comes to, known from headers before any tensor is read."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conjoin import __version__
+from conjoin.checkpoints import Checkpoint
+from conjoin.merging import BLOCK, Merged, Rule, Task
+from conjoin.recipes.carrying import carried_from
+from conjoin.recipes.identity import identify
+from conjoin.recipes.opening import Opened, open_sources
+from conjoin.recipes.parts import build_tasks
+from conjoin.recipes.recipe import Recipe
+from conjoin.streaming import Job, Layout, cut_into_jobs, lay_out
+from conjoin.streaming.jobs import SPAN
+
+__all__ = ["Plan", "Record", "make_plan"]
+
+_SHARD_BYTES = 5_000_000_000
+"""As transformers writes by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How one tensor of the result is made, and where it goes.
+
+    Args:
+        name: of the tensor.
+        rule: by which it is made; see `conjoin.merging.Rule`.
+        method: of merging, where the rule is that.
+        sources: (number of the model, name there) of all that is read; the base is last.
+        weights: one number per model, or None.
+        parameters: of the method.
+        shape, dtype: of the result.
+        arithmetic: dtype in which it is computed.
+        file: that it is written to.
+        begin, end: bytes in that file.
+        tied_to: for a second name, the tensor that it means; nothing is computed for it.
+    """
+
+    name: str
+    rule: str
+    method: str | None
+    sources: tuple[tuple[int, str], ...]
+    weights: tuple[float, ...] | None
+    parameters: Mapping[str, Any]
+    shape: tuple[int, ...]
+    dtype: str
+    arithmetic: str
+    file: str
+    begin: int
+    end: int
+    tied_to: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe comes to. `make_plan` makes one.
+
+    Args:
+        recipe: of which.
+        opened: its models.
+        merged: the result as a lazy checkpoint.
+        layout: of the files.
+        jobs: parts in which it is written.
+        carried: files that go along (config, tokenizer), by their name in the result.
+        notes: what a user should know before it runs.
+        identities: of the files of every model, the base last.
+        single: name of the one file that the result is; None if it is a folder.
+    """
+
+    recipe: Recipe
+    opened: Opened
+    merged: Merged
+    layout: Layout
+    jobs: tuple[Job, ...]
+    carried: Mapping[str, Path]
+    notes: tuple[str, ...]
+    identities: tuple[tuple[Mapping[str, Any], ...], ...]
+    single: str | None = None
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of tensors that are read, once."""
+        found = {
+            (source.model, source.name): source.spec.nbytes
+            for task in self.merged.tasks.values()
+            if task.spec.alias_of is None
+            for source in task.inputs
+        }
+        return sum(found.values())
+
+    @property
+    def passes(self) -> int:
+        """How many times the inputs are read at least: twice where a method looks at all first."""
+        return 1 + any(
+            task.summarized for task in self.merged.tasks.values() if task.spec.alias_of is None
+        )
+
+    def records(self) -> tuple[Record, ...]:
+        """Give one flat record for each tensor of the result, in its order."""
+        places = {
+            name: (file.name, begin)
+            for file in self.layout.files
+            for name, begin in file.offsets.items()
+        }
+        return tuple(
+            _record(name, task, places[task.spec.alias_of or name])
+            for name, task in self.merged.tasks.items()
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Give all that the bytes of the result depend on, as plain data."""
+        return {
+            "recipe": self.recipe.canonical(),
+            "inputs": [[dict(file) for file in files] for files in self.identities],
+            "records": [dataclasses.asdict(record) for record in self.records()],
+            "carried": sorted(self.carried),
+            "conjoin": __version__,
+            "torch": torch.__version__,
+            "block": BLOCK,
+            "span": SPAN,
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of `describe()`: equal for plans that lead to the same bytes."""
+        text = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_plan(
+    recipe: Recipe,
+    *,
+    given: Mapping[str, Checkpoint] | None = None,
+    device: torch.device | None = None,
+    single: str | None = None,
+    headers_only: bool = False,
+) -> Plan:
+    """Plan a recipe from the headers of its models; no tensor is read.
+
+    Args:
+        recipe: see `read_recipe`.
+        given: models that are open already, by their reference in the recipe.
+        device: where the arithmetic is done; None is the CPU.
+        single: name of the one file that the result is to be; None divides it by the recipe.
+        headers_only: download nothing from the Hub: the plan can be looked at, and not run.
+
+    Raises:
+        RecipeError: something does not fit; the message has every problem, with its line.
+
+    >>> import tempfile
+    >>> from conjoin.checkpoints import save
+    >>> from conjoin.recipes import recipe_from
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name in "ab":
+    ...         _ = save({"fc.bias": torch.zeros(3)}, Path(folder, f"{name}.safetensors"))
+    ...     recipe = recipe_from(
+    ...         {"method": "mean", "models": ["a.safetensors", "b.safetensors"]}, folder=folder
+    ...     )
+    ...     plan = make_plan(recipe)
+    >>> plan.read_bytes, [record.name for record in plan.records()]
+    (24, ['fc.bias'])
+    """
+    opened = open_sources(recipe, given, headers_only=headers_only)
+    built = build_tasks(recipe, opened)
+    merged = Merged(
+        built.tasks,
+        seed=recipe.seed,
+        allow_nonfinite=recipe.nonfinite == "allow",
+        device=device,
+        metadata={"conjoin.method": recipe.method.name, **recipe.output.metadata},
+    )
+    shard = None if single is not None else recipe.output.shard_size or _SHARD_BYTES
+    layout = lay_out(
+        merged.specs, merged.metadata, shard_bytes=shard, name=single or "model.safetensors"
+    )
+    carried, notes = carried_from(recipe, opened)
+    return Plan(
+        recipe,
+        opened,
+        merged,
+        layout,
+        cut_into_jobs(layout, merged),
+        {} if single is not None else carried,
+        (*recipe.notes, *built.notes, *_notes(merged, built.dropped, opened.missing), *notes),
+        tuple(tuple(identify(files)) for files in opened.files),
+        single,
+    )
+
+
+def _record(name: str, task: Task, place: tuple[str, int]) -> Record:
+    file, begin = place
+    spec = task.spec
+    return Record(
+        name,
+        task.rule.value,
+        task.method.name if task.method is not None else None,
+        tuple((source.model, source.name) for source in task.inputs),
+        task.settings.weights if task.rule in (Rule.METHOD, Rule.POOL) else None,
+        dict(task.settings.parameters) if task.rule is Rule.METHOD else {},
+        spec.shape,
+        str(spec.dtype).removeprefix("torch."),
+        str(task.working).removeprefix("torch."),
+        file,
+        begin,
+        begin + spec.nbytes,
+        spec.alias_of,
+    )
+
+
+def _notes(merged: Merged, dropped: Sequence[str], missing: Sequence[str]) -> list[str]:
+    found = [f"{name} has to be downloaded" for name in missing]
+    if dropped:
+        found.append(
+            f"{len(dropped)} tensors that only some models have are left out: {dropped[0]}, ..."
+        )
+    if merged.pooled:
+        found.append(
+            "BatchNorm statistics are pooled and do not fit the merged weights; re-estimate them "
+            "on training data before use (conjoin.reestimate_batchnorm)"
+        )
+    return found

@@ -1,0 +1,188 @@
+"""A plan carried out: all of the result, or a state that can be gone on with."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conjoin.atomic import write_bytes
+from conjoin.errors import ConjoinError, StageError
+from conjoin.recipes.carrying import adjusted
+from conjoin.recipes.identity import identify, sha256_of
+from conjoin.recipes.plan import Plan
+from conjoin.recipes.provenance import RECORD, model_card, provenance, to_json
+from conjoin.streaming import (
+    Done,
+    Place,
+    Progress,
+    Ranks,
+    allocate,
+    check_out,
+    run_place,
+    write_tensors,
+)
+
+__all__ = ["Options", "run_plan"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a plan is run; none of this changes a byte of the result.
+
+    Args:
+        resume: go on with what an interrupted run of the same plan has left; with nothing to go on
+            with, begin.
+        restart: remove what an interrupted run has left, and begin.
+        overwrite: replace an existing result, at once when the new one is complete.
+        threads: of this process; None is one for each core.
+        sync: wait until the result is on the disk before it appears: against a loss of power.
+        sha256: write the SHA-256 of the input files into the record; a second or more per GB.
+        card: write a model card, README.md (folders only).
+        progress: is told how far it is.
+    """
+
+    resume: bool = False
+    restart: bool = False
+    overwrite: bool = False
+    threads: int | None = None
+    sync: bool = True
+    sha256: bool = False
+    card: bool = True
+    progress: Progress | None = None
+
+
+def run_plan(
+    plan: Plan, out: Path, options: Options | None = None, ranks: Ranks | None = None
+) -> Mapping[str, Any]:
+    """Write the result of a plan: a folder, or one file if the plan is for a single one.
+
+    Everything is made in ``OUT.partial`` and appears at `out` by one rename. When this is
+    interrupted at any moment, the partial folder holds what is needed to go on.
+
+    Args:
+        plan: see `make_plan`.
+        out: folder or file that will be the result.
+        options: see `Options`.
+        ranks: this process among those of the run.
+
+    Returns:
+        The record that is written beside the result, as ``conjoin.json``.
+
+    Raises:
+        OutputExistsError: something is at `out`.
+        StageError: another run is at work there, or an interrupted run of another plan is.
+        NonFiniteError, MismatchError, CheckpointError: the models cannot be merged.
+        OSError: the disk is full, for instance; known before any tensor is read.
+    """
+    options, ranks = options or Options(), ranks or Ranks()
+    if ranks.count > 1:
+        _same_plan(plan, ranks)
+    with ExitStack() as stack:
+
+        def prepared() -> Place:
+            check_out(out, overwrite=options.overwrite)
+            place = stack.enter_context(run_place(out))
+            _prepare(plan, place, options)
+            return place
+
+        place: Place = ranks.together(prepared)
+        try:
+            done = _write(plan, place, options, ranks)
+            record: dict[str, Any] = ranks.together(lambda: _finish(plan, place, done, options))
+        except ConjoinError:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            if place.plan() is not None:  # else it was too late, and the result is there
+                error.add_note(f"What is done lies in {place.folder}; go on with resume=True.")
+            raise
+        return record
+
+
+def _write(plan: Plan, place: Place, options: Options, ranks: Ranks) -> dict[int, Done]:
+    try:
+        return write_tensors(
+            plan.merged,
+            plan.layout,
+            plan.jobs,
+            place,
+            ranks=ranks,
+            threads=options.threads,
+            progress=options.progress,
+        )
+    except ConjoinError:
+        place.give_up()  # the same would happen again: there is nothing to go on with
+        raise
+
+
+def _same_plan(plan: Plan, ranks: Ranks) -> None:
+    if len(set(ranks.gather(plan.hash))) > 1:
+        raise StageError(
+            "the processes have made different plans: they do not see the same recipe and inputs, "
+            "or run different versions"
+        )
+
+
+def _prepare(plan: Plan, place: Place, options: Options) -> None:
+    left = place.plan()
+    if left is not None and not options.restart:
+        if not options.resume:
+            raise StageError(
+                f"an interrupted run has left {place.folder}; pass resume=True to go on with it, "
+                "or restart=True to remove it and begin again"
+            )
+        if left.get("hash") == plan.hash:
+            return
+        raise StageError(
+            f"{place.folder} is of another plan ({_difference(left, plan)}), so it cannot be gone "
+            "on with; pass restart=True to remove it and begin again"
+        )
+    place.begin()
+    allocate(place, plan.layout)
+    place.note({"hash": plan.hash, "plan": plan.describe()})
+
+
+def _difference(left: Mapping[str, Any], plan: Plan) -> str:
+    """Which parts of a plan are not those of another."""
+    before, now = left.get("plan"), json.loads(json.dumps(plan.describe()))
+    if not isinstance(before, Mapping):
+        return "what it was for cannot be read"
+    names = {
+        "recipe": "the recipe has changed",
+        "inputs": "an input has changed",
+        "conjoin": "another version of conjoin",
+        "torch": "another version of torch",
+    }
+    found = [text for key, text in names.items() if before.get(key) != now[key]]
+    return ", ".join(found) or "it differs"
+
+
+def _finish(plan: Plan, place: Place, done: Mapping[int, Done], options: Options) -> dict[str, Any]:
+    now = tuple(tuple(identify(files)) for files in plan.opened.files)
+    if now != plan.identities:
+        raise StageError(
+            "an input was changed while it was read, so the result may be a mixture; run this "
+            "again with restart=True"
+        )
+    paths = [Path(file["path"]) for files in plan.identities for file in files]
+    digests = sha256_of(paths) if options.sha256 else {}
+    record = provenance(plan, done, place.out, digests)
+    single = plan.single
+    if single is None:
+        _carry(plan, place)
+        if options.card:
+            write_bytes(place.result / "README.md", model_card(plan, place.out).encode())
+        write_bytes(place.result / RECORD, to_json(record))
+    else:
+        write_bytes(place.result / f"{place.out.stem}.{RECORD}", to_json(record))
+    place.finish(overwrite=options.overwrite, single=single, sync=options.sync)
+    return record
+
+
+def _carry(plan: Plan, place: Place) -> None:
+    for name, path in plan.carried.items():
+        target = place.result / name
+        target.parent.mkdir(exist_ok=True)
+        content = adjusted(name, path.read_bytes(), plan.merged.specs, plan.recipe)
+        write_bytes(target, content)

@@ -1,0 +1,105 @@
+"""A checkpoint that takes note of what was read from it, so that inputs can be told apart later."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import xxhash
+from torch import Tensor
+
+from conjoin.checkpoints import Checkpoint, Spec
+from conjoin.merging import BLOCK
+
+__all__ = ["NotedCheckpoint", "digest_of", "raw_bytes"]
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """Give the bytes of a tensor, without a copy where it is contiguous and on the CPU."""
+    if not tensor.numel():
+        return memoryview(b"")
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return plain.reshape(-1).view(torch.uint8).numpy().data
+
+
+def digest_of(tensor: Tensor) -> bytes:
+    """Give 8 bytes that tell a block of a tensor from others (XXH3, which runs like memory)."""
+    return xxhash.xxh3_64_digest(raw_bytes(tensor))
+
+
+class _Notes(threading.local):
+    """What one thread has read: tensor -> number of the block -> digest.
+
+    Each thread has its own, since two jobs may read one tensor at once (a layer that the result
+    has twice), and each takes what it has read.
+    """
+
+    def __init__(self) -> None:
+        self.digests: dict[str, dict[int, bytes]] = {}
+
+
+class NotedCheckpoint(Checkpoint):
+    """Another checkpoint, of whose blocks the digests are kept as they are read.
+
+    Args:
+        inner: the other.
+    """
+
+    def __init__(self, inner: Checkpoint) -> None:
+        self.inner = inner
+        self._notes = _Notes()
+
+    @property
+    def specs(self) -> Mapping[str, Spec]:
+        return self.inner.specs
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.inner.metadata
+
+    @property
+    def source(self) -> str:
+        return self.inner.source
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that the data are in."""
+        return self.inner.files
+
+    def reads_ranges(self, name: str) -> bool:
+        """Whether a part costs as little as what it gives."""
+        return self.inner.reads_ranges(name)
+
+    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
+        """Give where a tensor stands in a file, if it does."""
+        return self.inner.byte_range(name)
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self.inner[name]
+        flat = tensor.reshape(-1)
+        for start in range(0, flat.numel(), BLOCK):
+            self._note(name, start, flat[start : start + BLOCK])
+        return tensor
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        tensor = self.inner.read(name, start, stop)
+        whole = tensor.numel() == BLOCK or start + tensor.numel() == self.specs[name].numel
+        if start % BLOCK == 0 and whole and tensor.numel() <= BLOCK:
+            self._note(name, start, tensor)
+        return tensor
+
+    def _note(self, name: str, start: int, block: Tensor) -> None:
+        noted = self._notes.digests.setdefault(name, {})
+        number = start // BLOCK
+        if number not in noted and not block.is_meta:
+            noted[number] = digest_of(block)
+
+    def take(self, name: str, start: int, stop: int) -> str | None:
+        """Give one digest (hex) for a range that begins at a block, and forget its blocks.
+
+        None if this thread has not read a block of it.
+        """
+        noted = self._notes.digests.get(name, {})
+        numbers = range(start // BLOCK, -(-stop // BLOCK))
+        found = [noted.pop(number, b"") for number in numbers]
+        return xxhash.xxh3_64_hexdigest(b"".join(found)) if all(found) else None

@@ -1,0 +1,107 @@
+"""The smallest engine that keeps the contract of methods: blocks, totals, generators."""
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from conjoin.methods import Method, find_method
+
+BLOCK = 1 << 18
+
+
+def models_of(row: Method, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Take as many tensors as the method merges, the last one repeatedly if there are too few."""
+    count = row.models or len(tensors)
+    return [tensors[min(i, len(tensors) - 1)] for i in range(count)]
+
+
+def generator_of(seed: int, name: str, block: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}/{block}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def run(
+    method: str | Method,
+    tensors: Sequence[Tensor],
+    base: Tensor | None = None,
+    *,
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+    block: int = BLOCK,
+    backwards: bool = False,
+    **parameters: object,
+) -> Tensor:
+    """Merge one tensor."""
+    models = [{"w": tensor} for tensor in tensors]
+    ancestor = None if base is None else {"w": base}
+    return run_model(
+        method,
+        models,
+        ancestor,
+        weights=weights,
+        seed=seed,
+        block=block,
+        backwards=backwards,
+        **parameters,
+    )["w"]
+
+
+def run_model(
+    method: str | Method,
+    models: Sequence[dict[str, Tensor]],
+    base: dict[str, Tensor] | None = None,
+    *,
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+    block: int = BLOCK,
+    backwards: bool = False,
+    **parameters: object,
+) -> dict[str, Tensor]:
+    """Merge models; with `backwards` the blocks of results are made in the other order."""
+    row = find_method(method) if isinstance(method, str) else method
+    row.check(parameters, base=base is not None, weights=weights is not None, models=len(models))
+    settings = {**row.defaults, **parameters, "weights": weights or [1.0] * len(models)}
+
+    def pieces(name):
+        size = models[0][name].numel()
+        for number, start in enumerate(range(0, max(size, 1), block)):
+            flat = [model[name].reshape(-1)[start : start + block] for model in models]
+            given = {"generator": generator_of(seed, name, number)}
+            if base is not None:
+                given["base"] = base[name].reshape(-1)[start : start + block]
+            yield flat, given
+
+    def call(function, first, given):
+        wanted = inspect.signature(function).parameters
+        return function(first, **{k: v for k, v in given.items() if k in wanted})
+
+    def summary(names):
+        def total(function):
+            found = None
+            for name in names:
+                for flat, given in pieces(name):
+                    value = call(function, flat, given)
+                    assert value.dtype in (torch.float64, torch.int64)
+                    found = value.clone() if found is None else found.add_(value)
+            return found
+
+        return call(row.summarize, total, settings)
+
+    whole = None
+    if row.summarize is not None and settings.get("per") == "model":
+        whole = summary(list(models[0]))
+    results = {}
+    for name, tensor in models[0].items():
+        extra = {}
+        if row.summarize is not None:
+            extra["summary"] = summary([name]) if whole is None else whole
+        work = list(pieces(name))
+        order = reversed(range(len(work))) if backwards else range(len(work))
+        made = {
+            i: call(row.function, work[i][0], {**settings, **extra, **work[i][1]}) for i in order
+        }
+        results[name] = torch.cat([made[i] for i in sorted(made)]).view(tensor.shape)
+    return results

@@ -1,0 +1,168 @@
+"""The k-th largest magnitude against sorting."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conjoin.errors import MethodError
+from conjoin.methods.trimming import count_kept, limit_below, thresholds, trimmed
+
+few = settings(deadline=None, max_examples=60)
+nasty = st.sampled_from(
+    [0.0, -0.0, 1e-45, -1e-45, 3e-39, 1.0, -1.0, 1.0000001, 3.4e38, math.inf, -math.inf]
+)
+float32s = st.lists(nasty | st.floats(width=32, allow_nan=False), min_size=1, max_size=40)
+float64s = st.lists(
+    nasty | st.floats(allow_nan=False) | st.sampled_from([5e-324, 1e300, 1 + 2**-52]),
+    min_size=1,
+    max_size=40,
+)
+densities = st.sampled_from([0.0, 0.01, 0.2, 0.5, 0.999, 1.0]) | st.floats(0, 1)
+
+
+def _totals(blocks):
+    def total(function):
+        parts = [function(tensors, base=base) for tensors, base in blocks]
+        return torch.stack(parts).sum(0)
+
+    return total
+
+
+def _sorted(values, density):
+    """The k-th largest of float64 values, by sorting; as the docstring of thresholds says."""
+    if density in (0, 1):
+        return math.inf if density == 0 else 0.0
+    return sorted(map(abs, values), reverse=True)[count_kept(density, len(values)) - 1]
+
+
+def _found(values, density, dtype, cut=None):
+    changes = torch.tensor(values, dtype=dtype)
+    parts = [changes] if cut is None else [changes[:cut], changes[cut:]]
+    blocks = [([part], torch.zeros_like(part)) for part in parts]
+    (found,) = thresholds(_totals(blocks), density, "it").tolist()
+    return found
+
+
+@few
+@given(float32s, densities, st.integers(0, 40))
+def test_equals_the_sorted_one_in_float32(values, density, cut):
+    exact = torch.tensor(values).double().tolist()
+    assert _found(values, density, torch.float32, cut) == _sorted(exact, density)
+
+
+@few
+@given(float64s, densities, st.integers(0, 40))
+def test_equals_the_sorted_one_in_float64(values, density, cut):
+    assert _found(values, density, torch.float64, cut) == _sorted(values, density)
+
+
+@few
+@given(float32s, float64s, densities)
+def test_blocks_of_both_dtypes_are_one_model(narrow, wide, density):
+    changes = [torch.tensor(narrow), torch.tensor(wide, dtype=torch.float64)]
+    blocks = [([change], torch.zeros_like(change)) for change in changes]
+    (found,) = thresholds(_totals(blocks), density, "it").tolist()
+    assert found == _sorted(torch.cat([change.double() for change in changes]).tolist(), density)
+    for change in changes:
+        left = trimmed(change, limit_below(found, change.dtype))
+        expected = change.double().abs() >= found  # in float64, where both are exact
+        assert torch.equal(left, torch.where(expected, change, 0.0))
+
+
+@few
+@given(float32s, densities)
+def test_what_is_at_least_the_threshold_stays(values, density):
+    change = torch.tensor(values)
+    found = _found(values, density, torch.float32)
+    left = trimmed(change, limit_below(found, torch.float32))
+    assert torch.equal(left, torch.where(change.double().abs() >= found, change, 0.0))
+    if density:
+        distinct = len(set(change.abs().tolist())) == len(values)
+        kept = int((change.double().abs() >= found).sum())
+        wanted = len(values) if density == 1 else count_kept(density, len(values))
+        assert kept == wanted if distinct or density == 1 else kept >= wanted
+
+
+def test_by_hand():
+    values = [5.0, -3.0, 2.0, -1.0, 0.0]
+    # int(0.4 * 5) = 2: 5 and -3
+    assert _found(values, 0.4, torch.float32) == 3
+    # int(0.59 * 5) = 2, int(0.6 * 5) = 3
+    assert _found(values, 0.59, torch.float32) == 3
+    assert _found(values, 0.6, torch.float32) == 2
+
+
+def test_ties_at_the_threshold_are_kept():
+    values = [2.0, -2.0, 2.0, 1.0]
+    found = _found(values, 0.5, torch.float32)
+    left = trimmed(torch.tensor(values), limit_below(found, torch.float32))
+    assert left.tolist() == [2, -2, 2, 0]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 49, 99])
+def test_a_tensor_under_100_elements_is_not_trimmed_to_nothing(size):
+    # mergekit: indices[n_bot:-n_top] with n_top = 0 is empty; and int(density n) = 0 is refused.
+    values = [float(i + 1) for i in range(size)]
+    found = _found(values, 0.01, torch.float32)
+    assert found == size
+    assert trimmed(torch.tensor(values), limit_below(found, torch.float32)).count_nonzero() == 1
+
+
+def test_one_density_per_model():
+    changes = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    blocks = [([changes, changes, changes, changes], torch.zeros(4))]
+    found = thresholds(_totals(blocks), [0.25, 0.5, 1.0, 0.0], "it")
+    assert found.tolist() == [4, 3, 0, math.inf]
+    with pytest.raises(MethodError, match="one per model: 4, not 2"):
+        thresholds(_totals(blocks), [0.25, 0.5], "it")
+
+
+@pytest.mark.parametrize("density", [0, 1, 0.0, 1.0, [0, 1.0]])
+def test_nothing_is_read_where_nothing_depends_on_it(density):
+    def total(function):
+        raise AssertionError
+
+    assert thresholds(total, density, "it").tolist() == [
+        0.0 if share else math.inf for share in np.atleast_1d(density)
+    ]
+
+
+@pytest.mark.parametrize(("dtype", "rounds"), [(torch.float32, 2), (torch.float64, 5)])
+def test_passes_over_the_data(dtype, rounds):
+    asked = []
+    block = ([torch.arange(9.0, dtype=dtype)], torch.zeros(9, dtype=dtype))
+
+    def total(function):
+        asked.append(function)
+        return _totals([block])(function)
+
+    assert thresholds(total, 0.5, "it").tolist() == [5]
+    assert len(asked) == rounds
+
+
+def test_no_elements():
+    assert _found([], 0.5, torch.float32) in (0, math.inf)
+
+
+def test_complex_numbers_have_no_order():
+    with pytest.raises(MethodError, match="complex"):
+        _found([1j], 0.5, torch.complex64)
+
+
+def test_nan_stays():
+    left = trimmed(torch.tensor([math.nan, 1.0]), 2.0)
+    assert left.isnan().tolist() == [True, False]
+
+
+@few
+@given(st.floats(0, 1), st.integers(0, 1000))
+def test_counts(density, size):
+    kept = count_kept(density, size)
+    assert 0 <= kept <= size
+    assert (kept == 0) == (density == 0 or size == 0)
+    assert kept <= max(1, density * size)
+    assert kept > density * size - 1

@@ -1,0 +1,76 @@
+"""Tiny models of several layers, and recipes beside them."""
+
+import json
+
+import pytest
+import torch
+
+from conjoin.checkpoints import open_checkpoint, save
+from conjoin.recipes import make_plan, read_recipe, run_plan
+
+
+def layered(layers, seed, width=2):
+    """Tensors of a model with layers; no two of them are equal."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    tensors = {"model.embed_tokens.weight": draw(3, width)}
+    for number in range(layers):
+        tensors[f"model.layers.{number}.attn.q_proj.weight"] = draw(width, width)
+        tensors[f"model.layers.{number}.mlp.up.weight"] = draw(width, width)
+        tensors[f"model.layers.{number}.ln.weight"] = draw(width)
+    return tensors | {"model.norm.weight": draw(width), "lm_head.weight": draw(3, width)}
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Write a model into a folder of its own; give its tensors."""
+
+    def make(name, tensors=None, *, layers=3, config=None):
+        seed = sum(map(ord, name))
+        tensors = layered(layers, seed) if tensors is None else tensors
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        save(tensors, folder / "model.safetensors", overwrite=True)
+        if config is not None:
+            (folder / "config.json").write_text(json.dumps(config))
+        return tensors
+
+    return make
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Write a recipe beside the models, and read it."""
+
+    def read(text, name="recipe.yml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return read_recipe(path)
+
+    return read
+
+
+@pytest.fixture
+def plan(recipe):
+    """The plan of a recipe."""
+    return lambda text, **options: make_plan(recipe(text), **options)
+
+
+@pytest.fixture
+def merged(plan):
+    """The result of a recipe as a lazy checkpoint."""
+    return lambda text: plan(text).merged
+
+
+@pytest.fixture
+def made(plan, tmp_path):
+    """The result of a recipe, written and opened."""
+
+    def make(text, name="out", options=None):
+        run_plan(plan(text), tmp_path / name, options)
+        return open_checkpoint(tmp_path / name)
+
+    return make

@@ -1,0 +1,100 @@
+"""Config and tokenizer come from a stated model, and say what is true of the result."""
+
+import json
+
+import pytest
+
+from conjoin.errors import RecipeError
+
+CONFIG = {"num_hidden_layers": 3, "torch_dtype": "float32", "name": "ü"}
+TEXT = "method: mean\nmodels: [a, b]\n"
+
+
+@pytest.fixture
+def both(model):
+    model("a", config={"of": "a"})
+    model("b", config={"of": "b"})
+    model("zero", config={"of": "zero"})
+
+
+def config(tmp_path):
+    return json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
+
+
+def test_by_default_they_are_those_of_the_first_model(both, made, tmp_path):
+    made(TEXT)
+    assert config(tmp_path) == {"of": "a"}
+
+
+def test_by_default_they_are_those_of_the_base(both, made, tmp_path):
+    made("method: task_arithmetic\nbase: zero\nmodels: [a, b]\n")
+    assert config(tmp_path) == {"of": "zero"}
+
+
+@pytest.mark.parametrize("chosen", ["b", "1"])
+def test_or_of_the_model_that_the_recipe_names(both, made, tmp_path, chosen):
+    made(f"method: task_arithmetic\nbase: zero\nmodels: [a, b]\noutput: {{files_from: {chosen}}}\n")
+    assert config(tmp_path) == {"of": "b"}
+
+
+def test_whose_they_are_is_said(both, plan):
+    assert "1 files (config, tokenizer) come from model 0, a" in plan(TEXT).notes
+
+
+def test_bytes_are_kept_where_nothing_changes(both, made, tmp_path):
+    raw = b'{"of":    "a",\n\n"x": 1}'
+    (tmp_path / "a" / "config.json").write_bytes(raw)
+    (tmp_path / "a" / "tokenizer.json").write_bytes(b"\xff not text")
+    made(TEXT)
+    assert (tmp_path / "out" / "config.json").read_bytes() == raw
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == b"\xff not text"
+
+
+def test_files_in_folders_go_along(both, made, tmp_path):
+    inner = tmp_path / "a" / "additional_chat_templates"
+    inner.mkdir()
+    (inner / "tools.jinja").write_text("{{ x }}")
+    made(TEXT)
+    found = tmp_path / "out" / "additional_chat_templates" / "tools.jinja"
+    assert found.read_text() == "{{ x }}"
+
+
+def test_a_config_says_dtype_and_layers_of_the_result(model, made, tmp_path):
+    model("a", config=CONFIG)
+    made(
+        "method: passthrough\ndtype: bfloat16\nslices:\n"
+        "  - models: [{model: a, layers: [0, 3]}]\n  - models: [{model: a, layers: [1, 3]}]\n"
+    )
+    assert config(tmp_path) == {"num_hidden_layers": 5, "torch_dtype": "bfloat16", "name": "ü"}
+
+
+def test_keys_are_never_added(model, made, tmp_path):
+    model("a", config={"n_layer": 3, "dtype": "float32"})
+    made("method: passthrough\ndtype: float16\nslices:\n  - models: [{model: a, layers: [0, 2]}]\n")
+    assert config(tmp_path) == {"n_layer": 2, "dtype": "float16"}
+
+
+@pytest.mark.parametrize("content", [b"not json", b"[1]", b"\xff"])
+def test_a_config_that_cannot_be_read_is_copied(model, made, tmp_path, content):
+    model("a"), model("b")
+    (tmp_path / "a" / "config.json").write_bytes(content)
+    made(TEXT + "dtype: bfloat16\n")
+    assert (tmp_path / "out" / "config.json").read_bytes() == content
+
+
+def test_a_model_without_a_config(model, plan, made, tmp_path):
+    model("a"), model("b", config={"of": "b"})
+    assert plan(TEXT).carried == {}
+    with pytest.raises(RecipeError, match=r"recipe.yml:3: there is no config.json beside"):
+        plan(TEXT + "output: {files_from: a}\n")
+
+
+def test_a_link_out_of_the_folder_is_refused(both, plan, tmp_path):
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "a" / "vocab.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(RecipeError, match=r"vocab\.txt"):
+        plan(TEXT)
+
+
+def test_one_file_carries_nothing(both, plan):
+    assert plan(TEXT, single="x.safetensors").carried == {}
