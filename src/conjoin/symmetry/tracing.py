@@ -1,7 +1,7 @@
 """A model -> a graph of operations with exact shapes, by `torch.export`."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import isqrt
@@ -22,6 +22,7 @@ from conjoin.batches import Inputs
 from conjoin.checkpoints import Checkpoint, Kind, from_module
 from conjoin.errors import InputError, TraceError
 from conjoin.symmetry.copies import fresh_copy
+from conjoin.symmetry.structure import structure_of
 
 __all__ = ["Trace", "name_of", "size_of", "trace"]
 
@@ -85,6 +86,37 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     # Of a view that is not contiguous, torch.export does not find the dimensions that vary.
     args = tuple(tensor.contiguous() for tensor in args)
     kwargs = {name: tensor.contiguous() for name, tensor in kwargs.items()}
+    key = _key(model, args, kwargs)
+    program = None if key is None else _RECENT.get(key)
+    if program is None:
+        program = _traced(model, args, kwargs)
+        if key is not None and not program.constants:
+            _RECENT[key] = program
+            while len(_RECENT) > _KEPT:
+                _RECENT.pop(next(iter(_RECENT)))
+    checkpoint: Checkpoint = from_module(model)
+    kinds = {name: spec.kind for name, spec in checkpoint.specs.items()}
+    signature = program.graph_signature
+    owners = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return Trace(program, owners, _canonical(model), kinds, _uniform(program))
+
+
+# Graphs of the last structures that were traced, without weights. Whoever merges, aligns or
+# compares networks of one structure traces it once for each; a trace takes seconds.
+_RECENT: dict[Hashable, ExportedProgram] = {}
+_KEPT = 8
+
+
+def _key(model: nn.Module, args: Sequence[Tensor], kwargs: Mapping[str, Tensor]) -> Hashable | None:
+    structure = structure_of(model)
+    if structure is None:
+        return None
+    given = [("", tensor) for tensor in args] + list(kwargs.items())
+    shapes = [(name, tuple(t.shape), t.dtype, t.device) for name, t in given]
+    return structure, tuple(shapes), torch.get_default_dtype()
+
+
+def _traced(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
     example = fresh_copy(model).eval()  # some models keep what a first run has computed
     try:
         with torch.no_grad():
@@ -92,14 +124,11 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     except Exception as error:
         raise InputError(
             f"{type(model).__name__} does not run on the example inputs "
-            f"{[list(t.shape) for t in tensors]}: {error}"
+            f"{[list(t.shape) for t in (*args, *kwargs.values())]}: {error}"
         ) from error
     program = _exported(fresh_copy(model).eval(), args, kwargs)
-    checkpoint: Checkpoint = from_module(model)
-    kinds = {name: spec.kind for name, spec in checkpoint.specs.items()}
-    signature = program.graph_signature
-    owners = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return Trace(program, owners, _canonical(model), kinds, _uniform(program))
+    program.state_dict.clear()  # the operations are wanted, and not these weights
+    return program
 
 
 def _exported(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:

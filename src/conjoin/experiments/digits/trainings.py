@@ -51,6 +51,11 @@ class Task:
         """The name that people are shown."""
         return self.source.name
 
+    @cached_property
+    def identity(self) -> str:
+        """Which images the source has; found once, since a folder of images is read for it."""
+        return self.source.identity()
+
 
 @dataclass(frozen=True)
 class Training:
@@ -274,7 +279,7 @@ class Trainer:
     def images_stage(self, task: int, split: Split) -> Stage:
         """Say what decides one part of a task's images."""
         settings = {
-            "source": self.tasks[task].source.identity(),
+            "source": self.tasks[task].identity,
             "split": split,
             "count": self._count(task, split),
             # Only the training images depend on the seed: every seed is judged on the same ones.
