@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from conjoin.comparison.rows import BEST_PARENT, MEAN, ROWS, comparable, rows_for
+from conjoin.comparison.choosing import comparable
+from conjoin.comparison.rows import BEST_PARENT, MEAN, ROWS, rows_for
 
 
 def test_names():

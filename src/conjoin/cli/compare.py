@@ -55,6 +55,13 @@ def compare(
             help="Another network to compare with: 'all data=c.pth'; may be repeated.",
         ),
     ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            "--base",
+            help="The network that all were fine-tuned from: adds a row for every method of merging.",
+        ),
+    ] = None,
     statistics: Annotated[
         int,
         typer.Option("--statistics", min=2, help="Training examples for re-estimated statistics."),
@@ -131,6 +138,7 @@ def compare(
                 model=source,
                 repeats=repeats,
                 references=references,
+                base=base,
                 settings=settings,
                 entry=entry,
                 device=device,

@@ -135,6 +135,13 @@ def digits(
             help="Combine separately trained networks; without, only the continuum.",
         ),
     ] = True,
+    methods: Annotated[
+        bool,
+        typer.Option(
+            "--methods",
+            help="Also fine-tune specialists from one network, and merge them by every method.",
+        ),
+    ] = False,
     download: Annotated[
         bool,
         typer.Option("--download", help="Fetch missing files into --mnist and --svhn first."),
@@ -188,6 +195,7 @@ def digits(
         train=train,
         test=test,
         table=table,
+        methods=methods,
         continuum=continuum,
         strength=strength,
         profiles=tuple(profile or ()),

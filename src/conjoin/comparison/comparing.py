@@ -10,8 +10,8 @@ from torch import nn
 
 from conjoin.checkpoints import open_checkpoint, save
 from conjoin.comparison.data import TaskSpec, read_tasks
-from conjoin.comparison.family import Row
 from conjoin.comparison.measuring import Laboratory, Progress
+from conjoin.comparison.method_rows import method_rows
 from conjoin.comparison.networks import (
     Model,
     Source,
@@ -45,6 +45,7 @@ def compare(
     model: Source | None = None,
     repeats: Sequence[Sequence[Model]] = (),
     references: Mapping[str, Model] | None = None,
+    base: Model | None = None,
     settings: Settings | None = None,
     entry: str | None = None,
     device: str | torch.device = "cpu",
@@ -73,6 +74,8 @@ def compare(
         repeats: the same models from other seeds, for intervals over seeds; each in the order of
             `models`.
         references: other networks to compare with, such as one that was trained on all data.
+        base: the network that all models were fine-tuned from: adds a section with a row for every
+            method of merging that fits, such as task arithmetic and TIES.
         settings: how much is measured.
         entry: which entry of torch files has the weights.
         device: where networks run.
@@ -105,8 +108,10 @@ def compare(
         raise InputError(f"{out} is a file; name a folder to write the run into")
     files = all(not isinstance(m, nn.Module) for m in named.values())
     if files and model is None and data is None:
-        if repeats or references:
-            raise InputError("other seeds and references are only run: give a model and data too")
+        if repeats or references or base is not None:
+            raise InputError(
+                "other seeds, references and a base are only run: give a model and data too"
+            )
         return _compare_files(named, out, entry, title, command)
     if data is None:
         raise InputError("to run the models, data are needed: data={task: {...}} (--data)")
@@ -116,8 +121,9 @@ def compare(
         families = [_networks(found, model, entry, where) for found in seeds]
         others = names_of(references) if references else {}
         compared = _networks(others, model, entry, where)
+        ancestor = None if base is None else _networks({"base": base}, model, entry, where)["base"]
         for found in families:
-            _check_structure(found)
+            _check_structure(found if ancestor is None else {**found, "base": ancestor})
         tasks = read_tasks(
             data,
             next(iter(families[0].values())).load(),
@@ -127,7 +133,12 @@ def compare(
         )
         trained = tuple(name for name, task in tasks.items() if task.trained_on)
         subjects = [
-            Subject(seed, tasks, _groups(found, compared, trained), _scratch(model, seed, where))
+            Subject(
+                seed,
+                tasks,
+                _groups(found, compared, trained, ancestor),
+                _scratch(model, seed, where),
+            )
             for seed, found in enumerate(families)
         ]
         cache = StageCache(out / "cache", notice=notice)
@@ -135,7 +146,10 @@ def compare(
             "compare",
             as_text(title or f"{' and '.join(named)}: can their weights be combined?"),
             None if command is None else as_text(command),
-            hashes={n: digest_of(m, entry) for n, m in {**others, **named}.items()},
+            hashes={
+                n: digest_of(m, entry)
+                for n, m in {**others, **named, **({} if base is None else {"base": base})}.items()
+            },
             device=str(where),
         )
         labs = (Laboratory(subject, chosen, cache, progress or _silent) for subject in subjects)
@@ -175,14 +189,22 @@ def _networks(
 
 
 def _groups(
-    networks: Mapping[str, Network], references: Mapping[str, Network], tasks: tuple[str, ...]
+    networks: Mapping[str, Network],
+    references: Mapping[str, Network],
+    tasks: tuple[str, ...],
+    base: Network | None,
 ) -> tuple[Group, ...]:
     own = Group("models", "networks and combinations", networks, tasks, rows_for(list(networks)))
-    if not references:
-        return (own,)
-    rows: tuple[Row, ...] = tuple(parent_row(n, kind="reference", shown=n) for n in references)
-    title = "other networks to compare with"
-    return (own, Group("references", title, references, tasks, rows, views=()))
+    found = [own]
+    if base is not None:
+        title, rows = "merged by every method", method_rows(len(networks), base=True)
+        found.append(Group("methods", title, networks, tasks, rows, views=(), base=base))
+        references = {"base": base, **references}
+    if references:
+        title = "other networks to compare with"
+        rows = tuple(parent_row(n, kind="reference", shown=n) for n in references)
+        found.append(Group("references", title, references, tasks, rows, views=()))
+    return tuple(found)
 
 
 def _check_structure(networks: Mapping[str, Network]) -> None:

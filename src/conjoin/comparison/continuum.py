@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from conjoin.atomic import write_bytes
+from conjoin.comparison.choosing import comparable
 from conjoin.comparison.differences import differences
 from conjoin.comparison.family import Family, Row
 from conjoin.comparison.measuring import Laboratory, Measured
-from conjoin.comparison.rows import comparable
 from conjoin.comparison.subject import Continuum, CoupledPoint, Group, Subject
 from conjoin.comparison.transferring import tune_from, why_not_transfer
 from conjoin.errors import NonFiniteError

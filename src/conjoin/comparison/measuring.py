@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from conjoin.atomic import write_bytes
 from conjoin.checkpoints import open_checkpoint, save
+from conjoin.comparison.choosing import comparable
 from conjoin.comparison.costs import Usage, metered
 from conjoin.comparison.family import Chosen, Family, Row
 from conjoin.comparison.randomness import seeded
-from conjoin.comparison.rows import comparable, predictor_of
+from conjoin.comparison.rows import predictor_of
 from conjoin.comparison.subject import Group, Network, Part, Settings, Subject, TaskData
 from conjoin.comparison.user_code import is_theirs, their_traceback
 from conjoin.errors import ConjoinError, DataError, UserCodeError
@@ -211,6 +212,8 @@ class Laboratory:
     def row_stage(self, family: Family, row: Row) -> Stage:
         """Say what the numbers of a row depend on."""
         inputs = {f"network {name}": n.stage for name, n in family.networks.items()}
+        if family.group.base is not None:
+            inputs["base"] = family.group.base.stage
         for name, task in self._measured_tasks(family).items():
             parts: tuple[Part, ...] = ("train", "validation", "test")
             parts = parts if task.trained_on else ("test",)

@@ -5,7 +5,6 @@ predictor, and one that says why it does not apply. Table, figures, page and fil
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -14,9 +13,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from conjoin.comparison.aligned_rows import ALIGNED_ROWS
+from conjoin.comparison.choosing import validation_score
 from conjoin.comparison.family import Chosen, Family, Row, RowKind
 from conjoin.comparison.shuffling import shuffled
-from conjoin.evaluation import Predictor, outcomes
+from conjoin.evaluation import Predictor
 from conjoin.merging import merge
 from conjoin.modules import MultiHead
 from conjoin.repairing import reestimate_batchnorm
@@ -27,7 +27,6 @@ __all__ = [
     "ROWS",
     "SHUFFLED",
     "best_of",
-    "comparable",
     "parent_row",
     "predictor_of",
     "rows_for",
@@ -78,7 +77,7 @@ def predictor_of(network: nn.Module) -> Predictor:
 
 def _best_parent(names: Sequence[str] | None, family: Family) -> Chosen:
     models = {name: m for name, m in family.models().items() if names is None or name in names}
-    totals = {name: _validation_score(model, family) for name, model in models.items()}
+    totals = {name: validation_score(model, family) for name, model in models.items()}
     best = max(totals, key=lambda name: totals[name])
     return Chosen(models[best], {"network": best})
 
@@ -134,26 +133,8 @@ def _weighted(family: Family) -> Chosen:
         return family.repaired(merge(models, "linear", weights=[1 - share, share]))
 
     # Made again at the end, rather than kept: networks may be large.
-    best = max(SHARES, key=lambda share: _validation_score(at(share), family))
+    best = max(SHARES, key=lambda share: validation_score(at(share), family))
     return Chosen(at(best), {"share": best, "of": list(family.networks)[1]})
-
-
-def _validation_score(module: nn.Module, family: Family) -> float:
-    """Mean over tasks of accuracy on validation data, or of minus the loss for a regression."""
-    scores = []
-    for name, task in family.tasks.items():
-        metrics = outcomes(module, task.parts["validation"](), name).metrics()
-        scores.append(-metrics["loss"] if task.regression else metrics["accuracy"])
-    return comparable(sum(scores) / len(scores))
-
-
-def comparable(score: float) -> float:
-    """Give a score that can be compared: NaN, which no number is above or below, is the worst.
-
-    >>> max([math.nan, -1.0], key=comparable)
-    -1.0
-    """
-    return -math.inf if math.isnan(score) else score
 
 
 def _lacks_batchnorm(family: Family) -> str | None:

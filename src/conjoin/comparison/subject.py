@@ -90,6 +90,7 @@ class Group:
         views: which curves are drawn.
         own: task -> name of the network that was trained for it; None finds it on validation data.
         plane: three networks that the loss surface goes through; None takes the first three.
+        base: the network that all were fine-tuned from, for methods that merge changes of it.
     """
 
     key: str
@@ -100,6 +101,7 @@ class Group:
     views: tuple[View, ...] = get_args(View)
     own: Mapping[str, str] | None = None
     plane: Mapping[str, Network] | None = None
+    base: Network | None = None
 
 
 @dataclass(frozen=True)

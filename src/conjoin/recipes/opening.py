@@ -9,7 +9,6 @@ from conjoin.errors import ConjoinError
 from conjoin.recipes.problems import Problems
 from conjoin.recipes.recipe import Recipe, Source
 from conjoin.streaming import NotedCheckpoint
-from conjoin.symmetry import Permutations
 
 __all__ = ["Opened", "open_sources"]
 

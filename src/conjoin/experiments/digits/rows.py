@@ -15,6 +15,7 @@ from torch import nn
 from conjoin.batches import Data
 from conjoin.comparison.family import Family, Row
 from conjoin.comparison.measuring import Laboratory
+from conjoin.comparison.method_rows import method_rows
 from conjoin.comparison.rows import ROWS, SHUFFLED, best_of, parent_row
 from conjoin.comparison.shuffling import random_order
 from conjoin.comparison.subject import Group, Network, Part, Subject, TaskData, View
@@ -22,7 +23,7 @@ from conjoin.evaluation import Predictor
 from conjoin.experiments.digits.coupled import Chosen, Sweep, continuum_of
 from conjoin.experiments.digits.network import PARTS
 from conjoin.experiments.digits.training import TwoHeaded, to_input
-from conjoin.experiments.digits.trainings import TRAININGS, Trainer
+from conjoin.experiments.digits.trainings import FINE_TUNED, TRAININGS, Trainer
 from conjoin.merging import merge
 from conjoin.repairing import reestimate_batchnorm
 from conjoin.stages import Stage
@@ -52,6 +53,7 @@ def subject_of(
     trainer: Trainer,
     *,
     table: bool = True,
+    methods: bool = False,
     sweep: Sweep | None = None,
     chosen: Chosen | None = None,
 ) -> Subject:
@@ -61,14 +63,16 @@ def subject_of(
         trainer: trains them.
         table: whether separately trained networks are combined; else there are only the references
             of the continuum.
+        methods: whether specialists are fine-tuned from one network, and merged by every method.
         sweep: what is trained of the continuum.
         chosen: the strength that a search has found.
     """
     tasks = {task.name: _task_data(trainer, number) for number, task in enumerate(trainer.tasks)}
+    groups = tuple(_groups(trainer)) if table else (_all_data_alone(trainer),)
     return Subject(
         trainer.seed,
         tasks,
-        tuple(_groups(trainer)) if table else (_all_data_alone(trainer),),
+        (*groups, _fine_tuned(trainer)) if methods else groups,
         continuum=None if sweep is None else continuum_of(trainer, sweep, chosen, ALL_DATA_KEY),
         scratch=Network("scratch", _scratch_stage(trainer), partial(_untrained, trainer)),
     )
@@ -80,9 +84,9 @@ def specialist_accuracy(lab: Laboratory, trainer: Trainer, name: str) -> float |
     Args:
         lab: measures it.
         trainer: of the network.
-        name: one of `TRAININGS`.
+        name: one of `TRAININGS` or `FINE_TUNED`.
     """
-    tasks = TRAININGS[name].tasks
+    tasks = {**TRAININGS, **FINE_TUNED}[name].tasks
     if len(tasks) != 1:
         return None
     task = trainer.tasks[tasks[0]].name
@@ -157,6 +161,37 @@ def _all_data_alone(trainer: Trainer) -> Group:
         "references", "networks to compare with", {ALL_DATA: network}, both, rows, views=(),
         own=dict.fromkeys(both, ALL_DATA),
     )  # fmt: skip
+
+
+def _fine_tuned(trainer: Trainer) -> Group:
+    """Specialists with a common ancestor, merged by every method there is."""
+    both = tuple(task.name for task in trainer.tasks[:2])
+    base, *pair = (_network(trainer, name) for name in FINE_TUNED)
+    networks = {network.name: network for network in pair}
+    rows = (*(parent_row(name) for name in networks), _base_row(base), *TOGETHER)
+    return Group(
+        "fine-tuned",
+        "fine-tuned from one network, merged by every method",
+        networks,
+        both,
+        (*rows, *method_rows(len(networks), base=True)),
+        views=(),
+        own=dict(zip(both, networks, strict=True)),
+        base=base,
+    )
+
+
+TOGETHER = tuple(row for row in ROWS if row.kind == "ensemble")
+
+
+def _base_row(base: Network) -> Row:
+    about = "the network that both were fine-tuned from: half of the images of both tasks"
+    return Row(f"their base: {base.name}", "reference", about, _base_alone)
+
+
+def _base_alone(family: Family) -> Predictor:
+    assert family.group.base is not None
+    return family.group.base.load()
 
 
 def _joint_rows(tasks: tuple[str, str]) -> tuple[Row, ...]:

@@ -20,7 +20,7 @@ from conjoin.experiments.digits.presets import Preset, find_preset
 from conjoin.experiments.digits.rows import specialist_accuracy, subject_of
 from conjoin.experiments.digits.sources import SOURCES, fetch_mnist, fetch_svhn, open_source
 from conjoin.experiments.digits.training import Schedule, native_precision
-from conjoin.experiments.digits.trainings import TRAININGS, Task, Trainer
+from conjoin.experiments.digits.trainings import FINE_TUNED, TRAININGS, Task, Trainer
 from conjoin.progress import Bars
 from conjoin.report import save_figures, write_report
 from conjoin.report.run_folder import Run
@@ -52,6 +52,7 @@ class Options:
         width, epochs, train, test: in the place of the preset's.
         settings: how much is measured, in the place of the preset's.
         table: combine separately trained networks.
+        methods: fine-tune specialists from one network, and merge them by every method.
         continuum: train networks that are coupled, at every strength of the preset.
         strength: a strength to train besides, ``inf``, or ``auto`` to search one.
         profiles: of the coupling, in the place of the preset's.
@@ -77,6 +78,7 @@ class Options:
     test: int | None = None
     settings: Settings | None = None
     table: bool = True
+    methods: bool = False
     continuum: bool = False
     strength: str | None = None
     profiles: tuple[str, ...] = ()
@@ -103,8 +105,8 @@ def run_digits(options: Options, console: Console) -> Run:
         profiles=options.profiles or _profiles(preset, options),
         strengths=options.strengths or preset.strengths,
     )
-    if sweep is None and not options.table:
-        raise InputError("without the table and without the continuum there is nothing to do")
+    if sweep is None and not options.table and not options.methods:
+        raise InputError("without the table, the methods and the continuum there is nothing to do")
     tasks = _tasks(preset, options, console)
     schedule = dataclasses.replace(preset.schedule, precision=_precision(options.precision, device))
     console.print(f"[bold]conjoin digits[/bold], preset {options.preset}: {preset.about}")
@@ -157,12 +159,14 @@ def _laboratories(
     """Give a laboratory for each seed, its networks trained and its specialists checked."""
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         trainer = trainer_of(seed)
-        subject = subject_of(trainer, table=options.table, sweep=sweep, chosen=chosen)
+        subject = subject_of(
+            trainer, table=options.table, methods=options.methods, sweep=sweep, chosen=chosen
+        )
         lab = Laboratory(subject, preset.settings, trainer.cache, trainer.progress)
         folder = options.out / "checkpoints" / f"seed-{seed}"
-        if options.table:
-            _train(trainer, lab)
-            _export(trainer, folder)
+        names = [*(TRAININGS if options.table else ()), *(FINE_TUNED if options.methods else ())]
+        _train(trainer, lab, names)
+        _export(trainer, folder, names)
         if sweep is not None:
             for point in sweep.points(chosen):
                 _export_coupled(trainer, point, folder)
@@ -173,9 +177,9 @@ def _start(bars: Bars, seed: int, title: str) -> Callable[[int, int], None]:
     return bars.start(f"seed {seed}  {title}")
 
 
-def _train(trainer: Trainer, lab: Laboratory) -> None:
+def _train(trainer: Trainer, lab: Laboratory, names: Sequence[str]) -> None:
     chance = 100 / trainer.classes
-    for name in TRAININGS:
+    for name in names:
         trainer.network_file(name)
         accuracy = specialist_accuracy(lab, trainer, name)
         if accuracy is not None and accuracy < chance + MARGIN:
@@ -187,10 +191,10 @@ def _train(trainer: Trainer, lab: Laboratory) -> None:
             )
 
 
-def _export(trainer: Trainer, folder: Path) -> None:
-    """Put the trained networks of a seed into `folder` as safetensors files."""
+def _export(trainer: Trainer, folder: Path, names: Sequence[str]) -> None:
+    """Put trained networks of a seed into `folder` as safetensors files."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in TRAININGS:
+    for name in names:
         place(trainer.network_file(name), folder / f"{file_name(name)}.safetensors")
 
 

@@ -33,7 +33,7 @@ from conjoin.stages import Stage, StageCache
 from conjoin.sweeping import Point
 from conjoin.sweeping.points import described
 
-__all__ = ["COUPLED", "TRAININGS", "Task", "Trainer", "Training", "Trunk"]
+__all__ = ["COUPLED", "FINE_TUNED", "TRAININGS", "Task", "Trainer", "Training", "Trunk"]
 
 Progress = Callable[[str], Callable[[int, int], None]]
 """Given the title of a long job, gives what to call with (images done, images in all)."""
@@ -65,11 +65,16 @@ class Training:
         tasks: 0 for the first task, 1 for the second.
         start: which of the seed's initializations; the same number is the same weights.
         heads: whether each task has a classifier of its own.
+        base: the network of `FINE_TUNED` that it goes on from, for half as long; None is an
+            initialization.
+        half: whether only half of each task's images are used.
     """
 
     tasks: tuple[Literal[0, 1], ...]
     start: int
     heads: bool = False
+    base: str | None = None
+    half: bool = False
 
 
 TRAININGS: Mapping[str, Training] = {
@@ -80,6 +85,17 @@ TRAININGS: Mapping[str, Training] = {
     "all data": Training((0, 1), start=0),
     "two-headed": Training((0, 1), start=0, heads=True),
 }
+
+
+FINE_TUNED: Mapping[str, Training] = {
+    "base": Training((0, 1), start=0, half=True),
+    "first, fine-tuned": Training((0,), start=0, base="base"),
+    "second, fine-tuned": Training((1,), start=0, base="base"),
+}
+"""A network of half of both tasks, and specialists that go on from it: what methods that merge
+changes of a common ancestor are for."""
+
+_ALL = {**TRAININGS, **FINE_TUNED}
 
 
 COUPLED = ("first", "second, shared start")
@@ -130,7 +146,7 @@ class Trainer:
         return Images(stored["images"], stored["labels"], int(stored.metadata["classes"]))
 
     def network(self, name: str) -> nn.Module:
-        """Give a trained network of `TRAININGS`, in eval mode on the CPU."""
+        """Give a trained network of `TRAININGS` or `FINE_TUNED`, in eval mode on the CPU."""
         network = self.untrained(name)
         stored = open_checkpoint(self.network_file(name))
         network.load_state_dict(dict(stored))
@@ -138,12 +154,12 @@ class Trainer:
 
     def network_file(self, name: str) -> Path:
         """Give the file with the weights of a trained network; train it if need be."""
-        training = TRAININGS[name]
+        training = _ALL[name]
 
         def make(out: Path, work: Path) -> None:
             trained = train(
                 self.untrained(name),
-                {f"task_{task}": self.images(task, "train") for task in training.tasks},
+                {f"task_{task}": self._training_images(training, task) for task in training.tasks},
                 self._schedule(training),
                 seed=_seed(self.seed, "order", name),
                 device=self.device,
@@ -156,14 +172,20 @@ class Trainer:
 
     def network_stage(self, name: str) -> Stage:
         """Say what decides the weights of a trained network."""
-        training = TRAININGS[name]
+        training = _ALL[name]
         parts: dict[str, Stage] = {
             str(task): self.images_stage(task, "train") for task in training.tasks
         }
+        if training.base is not None:
+            parts["base"] = self.network_stage(training.base)
+        # What only some trainings have is left out of the others, whose networks may lie in caches.
+        extra = {key: value for key in ("base", "half") if (value := getattr(training, key))}
         settings = {
             "network": name,
-            **asdict(training),
             "tasks": list(training.tasks),
+            "start": training.start,
+            "heads": training.heads,
+            **extra,
             "width": self.width,
             "classes": self.classes,
             "seed": self.seed,
@@ -247,6 +269,9 @@ class Trainer:
             "second": second,
             "second, shared start": f"{second}, from the same start",
             "first again": f"{first}, from another start",
+            "base": "half of both tasks",
+            "first, fine-tuned": f"{first}, fine-tuned",
+            "second, fine-tuned": f"{second}, fine-tuned",
         }.get(name, name)
 
     @cached_property
@@ -256,7 +281,9 @@ class Trainer:
 
     def untrained(self, name: str) -> nn.Module:
         """Give a network of `TRAININGS` as it is before training."""
-        training = TRAININGS[name]
+        training = _ALL[name]
+        if training.base is not None:
+            return self.network(training.base).train()
         start = _seed(self.seed, "start", str(training.start))
         network = new_network(start, width=self.width, classes=self.classes)
         if not training.heads:
@@ -268,7 +295,17 @@ class Trainer:
         """Give every network as many steps as the longest task asks for."""
         sizes = self._sizes()
         own = max(sizes[task] for task in training.tasks)
-        return replace(self.schedule, epochs=round(self.schedule.epochs * max(sizes) / own))
+        epochs = round(self.schedule.epochs * max(sizes) / own)
+        if training.base is not None:
+            epochs = max(1, epochs // 2)  # it has learned from half of the images already
+        return replace(self.schedule, epochs=epochs)
+
+    def _training_images(self, training: Training, task: int) -> Images:
+        images = self.images(task, "train")
+        if not training.half:
+            return images
+        count = (len(images) + 1) // 2
+        return Images(images.images[:count], images.labels[:count], images.classes)
 
     def _sizes(self) -> list[int]:
         return [self._count(task, "train") or len(self.images(task, "train")) for task in (0, 1)]
