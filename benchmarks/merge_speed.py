@@ -15,7 +15,7 @@ round after round, with the same recipes in mergekit's YAML:
     mergekit    mergekit-yaml RECIPE OUT, for each method, if its Python is given
 
 Nobody waits for the disk in these. The rows "synced" do: conjoin as it is by default, beside the
-copy with `sync -f` after it.
+copy with `sync` of its files after it (not `sync -f`: that waits for what others write too).
 
 How to read the numbers: benchmarks/README.md.
 """
@@ -159,7 +159,7 @@ def commands(folder: Path, methods: Sequence[str], mergekit: Path | None) -> dic
 def copying(folder: Path, number: int, *, sync: bool) -> list[str]:
     """Give the command that reads so many models and writes one."""
     models = " ".join(f"{name}/*.safetensors" for name in MODELS[:number])
-    end = " && sync -f out/*" if sync else ""
+    end = " && sync out/* out" if sync else ""
     # A copy that shares blocks with the original would write nothing.
     script = (
         f"cd {str(folder)!r} && cat {models} > /dev/null && mkdir out && "

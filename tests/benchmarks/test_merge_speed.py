@@ -34,19 +34,18 @@ def llama(benchmark):
 
 def test_a_small_run_has_every_row_and_keeps_its_models(benchmark, llama, tmp_path, capsys):
     file = tmp_path / "times.json"
-    small = ["--params", "1e5", "--rounds", "1", "--methods", "linear", "ties"]
+    small = ["--params", "1e5", "--rounds", "1", "--methods", "linear"]
     assert benchmark.main([*small, "--folder", str(tmp_path), "--json", str(file)]) == 0
     (report,) = json.loads(file.read_text())
-    ways = ["start", "plan", "copy of 2", "copy of 3", "copy of 2 synced"]
-    assert list(report["runs"]) == [*ways, "linear", "ties", "linear synced"]
+    ways = ["start", "plan", "copy of 2", "copy of 2 synced", "linear", "linear synced"]
+    assert list(report["runs"]) == ways
     for runs in report["runs"].values():
         assert len(runs) == 1
         assert all(run["wall"] > 0 for run in runs)
-    assert list(report["methods"]) == ["linear", "ties"]
-    assert list(report["synced"]) == ["linear"]
+    assert list(report["methods"]) == list(report["synced"]) == ["linear"]
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[-3:]] == ["linear", "ties", "linear"]
-    assert len(lines) == 7
+    assert [line[:20].strip() for line in lines[-2:]] == ["linear", "linear synced"]
+    assert len(lines) == 6
     # The last result is there, and so are the models: a second call makes none.
     place = tmp_path / "llama-100000"
     out, a = open_checkpoint(place / "out"), open_checkpoint(place / "a")
@@ -73,6 +72,21 @@ def test_a_model_that_is_half_made_is_made_anew(benchmark, llama, tmp_path):
     a, b = (open_checkpoint(place / name) for name in "ab")
     change = max((b[name].float() - a[name].float()).abs().max() for name in a)
     assert 0 < change < 0.02
+
+
+def test_every_way_has_a_command(benchmark, llama, tmp_path):
+    place = llama.make(tmp_path, 20000)
+    ways = benchmark.commands(place, ["slerp", "ties"], Path("/python/of/mergekit"))
+    copies = ["copy of 2", "copy of 3", "copy of 2 synced"]
+    mergekit = ["mergekit slerp", "mergekit ties"]
+    assert list(ways) == ["start", "plan", *copies, "slerp", "ties", "slerp synced", *mergekit]
+    for method in ("slerp", "ties"):
+        recipe = str(place / f"{method}.yml")
+        assert recipe in ways[method]
+        assert recipe in ways[f"mergekit {method}"]
+        # mergekit does not wait for the disk, and neither does what it is compared with.
+        assert "--no-sync" in ways[method]
+    assert "--no-sync" not in ways["slerp synced"]
 
 
 def test_every_method_has_a_recipe_that_conjoin_reads(benchmark, llama, tmp_path):

@@ -297,6 +297,25 @@ def test_a_recipe_is_the_same_as_options(run, two, recipe, tmp_path):
     }
 
 
+def test_models_may_be_references_with_adapters(run, two, tmp_path):
+    (tmp_path / "lora").mkdir()
+    factors = {
+        "base_model.model.conv.lora_A.weight": torch.ones(1, 3),
+        "base_model.model.conv.lora_B.weight": torch.ones(4, 1),
+    }
+    save(factors, tmp_path / "lora" / "adapter_model.safetensors")
+    (tmp_path / "lora" / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["conv"]})
+    )
+    out = tmp_path / "out.safetensors"
+    run("merge", f"{two[0]}+{tmp_path / 'lora'}", two[0], "-o", out)
+    difference = open_checkpoint(out)["conv.weight"] - open_checkpoint(two[0])["conv.weight"]
+    torch.testing.assert_close(difference, torch.full((4, 3), 0.5))
+    run("verify", out)
+    error = run("merge", tmp_path / "nothing", two[0], "-o", tmp_path / "x", code=2).stderr
+    assert "models[0]: there is no file" in error
+
+
 def test_what_a_recipe_says_is_not_said_by_options_too(run, recipe, tmp_path):
     error = run("merge", recipe, tmp_path / "out", "-w", "1,2", "--seed", 0, code=2).stderr
     assert "--weights, --seed cannot be given beside a recipe" in error

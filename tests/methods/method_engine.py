@@ -14,7 +14,7 @@ BLOCK = 1 << 18
 
 def models_of(row: Method, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Take as many tensors as the method merges, the last one repeatedly if there are too few."""
-    count = row.models or len(tensors)
+    count = row.models or max(len(tensors), row.least)
     return [tensors[min(i, len(tensors) - 1)] for i in range(count)]
 
 
@@ -99,9 +99,14 @@ def run_model(
         if row.summarize is not None:
             extra["summary"] = summary([name]) if whole is None else whole
         work = list(pieces(name))
+        if not row.in_blocks(parameters):
+            given = {"generator": generator_of(seed, name, 0)}
+            if base is not None:
+                given["base"] = base[name]
+            work = [([model[name] for model in models], given)]
         order = reversed(range(len(work))) if backwards else range(len(work))
         made = {
             i: call(row.function, work[i][0], {**settings, **extra, **work[i][1]}) for i in order
         }
-        results[name] = torch.cat([made[i] for i in sorted(made)]).view(tensor.shape)
+        results[name] = torch.cat([made[i].reshape(-1) for i in sorted(made)]).view(tensor.shape)
     return results

@@ -104,6 +104,11 @@ def test_the_tables_name_methods_and_parameters_that_exist(method):
         ("dare_linear", {"normalize": True, "density": 0.3}, {"normalize": True, "density": 0.3}),
         ("task_arithmetic", {"density": 0.3, "weight": 1}, {"weights": 1}),
         ("slerp", {"t": 0.3}, {"t": 0.3}),
+        ("della", {"normalize": True, "epsilon": 0.1}, {"merge": "weighted", "epsilon": 0.1}),
+        ("della_linear", {"rescale": False, "lambda": 2}, {"rescale": "none", "scale": 2}),
+        ("breadcrumbs", {"rescale": True, "gamma": 0.1}, {"rescale": "l1", "gamma": 0.1}),
+        ("breadcrumbs_ties", {"normalize": False}, {"merge": "sum"}),
+        ("sce", {"select_topk": 0.1, "int8_mask": True}, {"select_topk": 0.1}),
     ],
 )
 def test_translation(method, theirs, ours):
@@ -119,4 +124,10 @@ def test_the_papers_are_the_defaults_and_mergekit_differs():
     assert differing("dare_linear") == {"density", "rescale"}
     assert differing("dare_ties") == {"density", "rescale", "undecided", "merge"}
     assert differing("slerp") == {"eps"}
+    assert differing("della") == {"density", "rescale", "undecided", "merge"}
+    assert differing("della_linear") == {"density", "rescale"}
+    assert differing("breadcrumbs") == {"density"}
+    assert differing("breadcrumbs_ties") == {"density", "undecided", "merge"}
+    assert differing("sce") == {"among", "undecided", "merge"}
+    assert not differing("ram") | differing("ramplus_tl")
     assert not differing("linear") | differing("task_arithmetic") | differing("passthrough")

@@ -50,6 +50,31 @@ def test_base_and_weights_are_checked():
             method.check({}, base=base, weights=weights)
 
 
+def test_a_base_may_be_optional():
+    def function(tensors, *, base=None):
+        raise NotImplementedError
+
+    may = _method(function, optional=frozenset({Need.BASE}))
+    must = _method(function, needs=frozenset({Need.BASE}))
+    may.check({}, base=True, weights=False)
+    may.check({}, base=False, weights=False)
+    assert may.takes_base
+    assert must.takes_base
+    assert not _method(function).takes_base
+
+
+def test_some_parameters_need_whole_tensors():
+    def function(tensors, *, rows=False, flat=True, scale=1.0):
+        raise NotImplementedError
+
+    method = _method(function, whole_with=frozenset({"rows", "flat"}))
+    assert method.in_blocks({})
+    assert method.in_blocks({"rows": False, "flat": True, "scale": 2.0})
+    assert not method.in_blocks({"rows": True})
+    assert not method.in_blocks({"flat": False})
+    assert not _method(function, elementwise=False).in_blocks({})
+
+
 def test_the_engine_s_keywords_cannot_be_passed_as_parameters():
     def function(tensors, *, weights):
         raise NotImplementedError
@@ -65,6 +90,14 @@ def test_the_number_of_models_is_checked(name, right, wrong):
     METHODS[name].check({}, base=False, weights=False)
     with pytest.raises(MethodError, match=f"{name} merges exactly {right} model.*here are {wrong}"):
         METHODS[name].check({}, base=False, weights=False, models=wrong)
+
+
+def test_too_few_models_are_refused():
+    method = _method(lambda tensors: None, least=2)
+    for models in (None, 2, 5):
+        method.check({}, base=False, weights=False, models=models)
+    with pytest.raises(MethodError, match="it merges at least 2 models, and here are 1"):
+        method.check({}, base=False, weights=False, models=1)
 
 
 def test_parameters_per_model():

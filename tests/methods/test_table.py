@@ -51,8 +51,22 @@ def _given(row: Method, tensors, base=None, weights=None):
     if Need.BASE in row.needs:
         given["base"] = torch.zeros_like(tensors[0]) + 0.5 if base is None else base
     if Need.WEIGHTS in row.needs:
-        given["weights"] = [1.0, 2.0, 4.0][: len(tensors)] if weights is None else weights
+        weights = [1.0, 2.0, 4.0] if weights is None else [*weights, 1.0]
+        given["weights"] = weights[: len(tensors)]
     return given
+
+
+# Their sums over blocks are added in another order if blocks are others.
+SUMS = {
+    "slerp",
+    "nuslerp",
+    "multislerp",
+    "karcher",
+    "geometric_median",
+    "model_stock",
+    "sce",
+    "emr",
+}
 
 
 def _bits(tensor):
@@ -113,7 +127,7 @@ def test_blocks_change_no_bit(row, case, block):
     given = _given(row, *case)
     whole = run(row, **given)
     cut = run(row, **given, block=block)
-    if row.name == "slerp":  # sums of blocks are added in another order
+    if row.name in SUMS:
         torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-6)
     else:
         assert torch.equal(_bits(cut), _bits(whole))
@@ -123,7 +137,7 @@ def test_blocks_change_no_bit(row, case, block):
 @pytest.mark.parametrize("block", [37, 1000, 4096])
 def test_blocks_change_no_bit_of_long_tensors(row, block):
     # Torch does most elements eight at a time, and the last few one by one.
-    if row.is_random or row.name == "slerp":
+    if row.is_random or row.name in SUMS:
         return
     tensors = list(torch.randn(4, 10_007, generator=torch.Generator().manual_seed(0)))
     base = tensors.pop()
@@ -160,14 +174,14 @@ def test_the_number_of_threads_changes_no_bit(row, threads):
 @few
 @given(case=inputs(), data=st.data())
 def test_a_permutation_of_the_elements_goes_through(row, case, data):
-    if row.is_random:
-        return  # which element a random number is for depends on its place
+    if row.is_random or not row.elementwise:
+        return  # which element a random number is for depends on its place; rows are rows
     tensors, base, weights = case
     order = data.draw(st.permutations(range(base.numel())))
     shuffled = [tensor.reshape(-1)[order] for tensor in tensors]
     one = run(row, **_given(row, tensors, base, weights)).reshape(-1)[order]
     other = run(row, **_given(row, shuffled, base.reshape(-1)[order], weights))
-    if row.name == "slerp":
+    if row.name in SUMS:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
     else:
         assert torch.equal(_bits(one), _bits(other))
@@ -177,7 +191,7 @@ def test_a_permutation_of_the_elements_goes_through(row, case, data):
 @few
 @given(case=inputs(), data=st.data())
 def test_the_order_of_models_with_their_weights_says_nothing(row, case, data):
-    if row.is_random or row.models is not None:
+    if row.is_random or row.models is not None or row.per_task:
         return  # masks are drawn in the order of the models; slerp goes from one to the other
     # Sixteenths have sums without roundings, which could turn a vote.
     tensors = [(tensor.clamp(-64, 64) * 16).round() / 16 for tensor in case[0]]
@@ -189,8 +203,21 @@ def test_the_order_of_models_with_their_weights_says_nothing(row, case, data):
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-# `sum` adds up; task arithmetic of n equal models goes n times as far; TIES trims; DARE drops.
+# `sum` and `add_difference` add up; task arithmetic of n equal models goes n times as far; TIES
+# trims; DARE drops; NearSwap goes a step of t; Arcee Fusion takes outliers alone.
 SAME = {
+    "della": {"density": 1},
+    "della_linear": {"density": 1, "normalize": True},
+    "breadcrumbs": {"density": 1, "normalize": True},
+    "breadcrumbs_ties": {"density": 1},
+    "magmax": {},
+    "sce": {},
+    "ram": {"epsilon": 0},
+    "ramplus_tl": {"epsilon": 0},
+    "expo": {"alpha": 0},
+    "consensus": {"threshold": 0, "normalize": True},
+    "tall_mask": {"threshold": 0, "normalize": True},
+    "emr": {},
     "sum": None,
     "mean": {},
     "linear": {},
@@ -200,6 +227,22 @@ SAME = {
     "ties": {"density": 1},
     "dare_linear": {"density": 1, "normalize": True},
     "dare_ties": {"density": 1},
+    "median": {},
+    "trimmed_mean": {},
+    "geometric_median": {},
+    "nuslerp": {},
+    "multislerp": {},
+    "karcher": {},
+    "model_stock": {},
+    "nearswap": {"t": 3e38},
+    "arcee_fusion": None,
+    "add_difference": None,
+    "train_difference": {},
+    # By default a part of the directions; the isotropic methods change all sizes.
+    "tsv": {"keep": "all"},
+    "iso_c": None,
+    "iso_cts": None,
+    "knots_ties": {"density": 1},
 }
 
 
@@ -212,10 +255,13 @@ def test_identical_models_give_that_model(row, case):
         return
     tensors, base, weights = case
     tensors = [tensors[0]] * len(tensors)
-    if SAME[row.name].get("density") and not SAME[row.name].get("normalize"):
+    by_number = parameters.get("density") and not parameters.get("normalize")
+    if by_number or row.name == "tsv":
         weights = [1.0] * len(tensors)  # a mean over the number of models
     found = run(row, **_given(row, tensors, base, weights), **parameters)
     scale = tensors[0].abs() + (base.abs() if Need.BASE in row.needs else 0)
+    if row.name in {"tsv", "knots_ties"}:
+        scale = scale + scale.sum()  # small elements drown in a matrix with large ones
     assert ((found - tensors[0]).abs() <= 2e-6 * scale + 1e-44).all()
 
 
@@ -227,7 +273,9 @@ def test_a_row_says_what_it_is(row):
     assert documentation
     assert ">>>" in documentation
     parameters = inspect.signature(row.function).parameters
-    assert {need.value for need in row.needs} <= set(parameters)
+    assert {need.value for need in row.needs | row.optional} <= set(parameters)
+    assert all(parameters[need.value].default is None for need in row.optional)
+    assert row.whole_with <= set(row.defaults)
     assert ("summary" in parameters) == (row.summarize is not None)
 
 

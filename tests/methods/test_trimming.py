@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conjoin.errors import MethodError
-from conjoin.methods.trimming import count_kept, limit_below, thresholds, trimmed
+from conjoin.methods.trimming import (
+    changes_of,
+    count_kept,
+    largest,
+    limit_below,
+    limit_up_to,
+    thresholds,
+    trimmed,
+    without_outliers,
+)
 
 few = settings(deadline=None, max_examples=60)
 nasty = st.sampled_from(
@@ -166,3 +175,38 @@ def test_counts(density, size):
     assert (kept == 0) == (density == 0 or size == 0)
     assert kept <= max(1, density * size)
     assert kept > density * size - 1
+
+
+@few
+@given(st.data())
+def test_several_ranks_at_once(data):
+    models = data.draw(st.lists(float32s, min_size=1, max_size=3))
+    size = min(map(len, models))
+    changes = [torch.tensor(values[:size]) for values in models]
+    ranks = [data.draw(st.lists(st.integers(0, size), min_size=2, max_size=2)) for _ in models]
+    cut = data.draw(st.integers(0, size))
+    parts = [[change[:cut] for change in changes], [change[cut:] for change in changes]]
+    blocks = [(part, torch.zeros_like(part[0])) for part in parts]
+    found = largest(_totals(blocks), changes_of("it"), lambda _: ranks).tolist()
+    for change, wanted, got in zip(changes, ranks, found, strict=True):
+        falling = [math.inf, *sorted(change.abs().tolist(), reverse=True)]
+        assert got == [falling[rank] for rank in wanted]
+
+
+def test_other_values_than_changes():
+    def squares(tensors, base):
+        return [tensors[0] * tensors[1] + base]
+
+    tensors = [torch.tensor([1.0, -2.0, 3.0]), torch.tensor([5.0, 1.0, 3.0])]
+    found = largest(_totals([(tensors, torch.ones(3))]), squares, lambda sizes: [[1, sizes[0]]])
+    assert found.tolist() == [[10, 1]]
+
+
+@few
+@given(float32s, float64s.map(lambda values: abs(values[0])))
+def test_what_is_larger_than_a_bound_goes(values, bound):
+    change = torch.tensor(values)
+    change = change[change.isfinite()]
+    found = without_outliers(change.clone(), limit_up_to(bound, torch.float32))
+    expected = torch.where(change.double().abs() <= bound, change, 0.0)
+    assert torch.equal(found, expected)

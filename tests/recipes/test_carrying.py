@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from conjoin.checkpoints import HeadersOnly, open_checkpoint
 from conjoin.errors import RecipeError
+from conjoin.recipes import make_plan
 
 CONFIG = {"num_hidden_layers": 3, "torch_dtype": "float32", "name": "ü"}
 TEXT = "method: mean\nmodels: [a, b]\n"
@@ -38,7 +40,7 @@ def test_or_of_the_model_that_the_recipe_names(both, made, tmp_path, chosen):
 
 
 def test_whose_they_are_is_said(both, plan):
-    assert "1 files (config, tokenizer) come from model 0, a" in plan(TEXT).notes
+    assert "config, tokenizer and the like (1 file) come from model 0, a" in plan(TEXT).notes
 
 
 def test_bytes_are_kept_where_nothing_changes(both, made, tmp_path):
@@ -66,6 +68,18 @@ def test_a_config_says_dtype_and_layers_of_the_result(model, made, tmp_path):
         "  - models: [{model: a, layers: [0, 3]}]\n  - models: [{model: a, layers: [1, 3]}]\n"
     )
     assert config(tmp_path) == {"num_hidden_layers": 5, "torch_dtype": "bfloat16", "name": "ü"}
+
+
+def test_lists_with_an_entry_for_each_layer(model, made, tmp_path):
+    kinds = ["full", "sliding", "linear"]
+    model("a", config={**CONFIG, "layer_types": kinds, "other": kinds})
+    made(
+        "method: passthrough\nslices:\n"
+        "  - models: [{model: a, layers: [0, 2]}]\n  - models: [{model: a, layers: [1, 3]}]\n"
+    )
+    found = config(tmp_path)
+    assert found["layer_types"] == ["full", "sliding", "sliding", "linear"]
+    assert found["other"] == kinds
 
 
 def test_keys_are_never_added(model, made, tmp_path):
@@ -96,5 +110,21 @@ def test_a_link_out_of_the_folder_is_refused(both, plan, tmp_path):
         plan(TEXT)
 
 
-def test_one_file_carries_nothing(both, plan):
-    assert plan(TEXT, single="x.safetensors").carried == {}
+def test_one_file_carries_nothing(both, model, plan):
+    found = plan(TEXT, single="x.safetensors")
+    assert (found.carried, found.notes) == ({}, ())
+    model("zero")  # so a config that is not there does not matter
+    text = TEXT + "output: {files_from: 1}\n"
+    assert plan(text.replace("b]", "zero]"), single="x.safetensors").carried == {}
+
+
+def test_the_config_of_a_model_that_is_not_downloaded_yet(both, recipe, tmp_path):
+    specs = open_checkpoint(tmp_path / "a").specs
+    given = {"org/far": HeadersOnly(specs, source="org/far")}
+    text = "method: mean\nmodels: [org/far, b]\noutput: {files_from: 0}\n"
+    found = make_plan(recipe(text), given=given)
+    assert found.carried == {}
+    assert (
+        "config and tokenizer are those of model 0, org/far, which has no files here yet"
+        in found.notes
+    )

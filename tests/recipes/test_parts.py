@@ -40,12 +40,25 @@ def test_a_gradient_over_layers(model, merged):
     assert shares(a, b, found, names) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_gradient_needs_no_value_for_what_does_not_use_one(model, merged):
+    a, b = model("a"), model("b")
+    for name, tensors in (("a", a), ("b", b)):
+        model(name, tensors | {"rotary.inv_freq": torch.ones(2), "step": torch.tensor(3)})
+    text = "method: linear\nmodels: [{model: a, weight: [1, 0]}, {model: b, weight: [0, 1]}]\n"
+    found = merged(text)
+    assert torch.equal(found["rotary.inv_freq"], torch.ones(2))
+    model("a", a | {"temperature": torch.ones(2)})
+    model("b", b | {"temperature": torch.ones(2)})
+    with pytest.raises(RecipeError, match=r"recipe.yml:2: the gradient .*'temperature'"):
+        merged(text)
+
+
 def test_the_ends_of_a_gradient(model, merged):
     a, b = model("a"), model("b")
     ramp = "{gradient: [0, 1], before: 0.5, after: 0.25}"
     found = merged(
-        f'method: linear\nmodels:\n  - {{model: a, weight: 1}}\n  - {{model: b, weight: {{"*": {ramp}}}}}\n'
-        "parameters: {normalize: false}\n"
+        "method: linear\nparameters: {normalize: false}\nmodels:\n  - {model: a, weight: 1}\n"
+        f'  - {{model: b, weight: {{"*": {ramp}}}}}\n'
     )
     for name, weight in ((EMBED, 0.5), (NORM, 0.25), (layers_of("ln")[1], 0.5)):
         torch.testing.assert_close(found[name], a[name] + weight * b[name])
@@ -144,8 +157,7 @@ def test_a_base_for_the_config_alone_need_not_fit(model, plan, tmp_path):
 
 
 def test_what_is_to_be_kept_has_to_be_there(model, plan):
-    a, b = model("a"), model("b")
-    model("a", a | {"extra.weight": torch.ones(1)})
+    model("a", model("b") | {"extra.weight": torch.ones(1)})
     with pytest.raises(RecipeError, match=r"recipe.yml:3: 'extra.weight' .*from model 1"):
         plan(TEXT + "keep: {extra.*: b}\n")
 
@@ -176,7 +188,7 @@ def test_dtype_of_the_result_and_of_the_arithmetic(tmp_path, merged):
 
 def test_inputs_in_float64_are_merged_in_float64(tmp_path, merged):
     for name in "ab":
-        save({"w": torch.tensor([1 / 3]).double()}, tmp_path / f"{name}.safetensors")
+        save({"w": torch.tensor([1 / 3], dtype=torch.float64)}, tmp_path / f"{name}.safetensors")
     found = merged("method: mean\nmodels: [a.safetensors, b.safetensors]\narithmetic: float32\n")
     assert found["w"].item() == torch.tensor(1 / 3, dtype=torch.float64).item()
 

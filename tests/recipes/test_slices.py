@@ -2,8 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis.strategies import data, integers, lists, sampled_from
+from layered_models import layered
 
+from conjoin.checkpoints import MemoryCheckpoint
 from conjoin.errors import RecipeError
+from conjoin.recipes import make_plan, recipe_from
 
 PARTS = ("attn.q_proj.weight", "mlp.up.weight", "ln.weight")
 
@@ -78,7 +83,8 @@ def test_values_of_a_model_are_looked_up_by_its_own_names(model, merged):
     a, b = model("a"), model("b")
     weight = '{"*.layers.2.mlp.*": 0, "*": 1}'
     found = merged(
-        "method: linear\nslices:\n  - models: [{model: a, layers: [0, 1], weight: 1}]\n  - models:\n"
+        "method: linear\nslices:\n  - models: [{model: a, layers: [0, 1], weight: 1}]\n"
+        "  - models:\n"
         f"    - {{model: a, layers: [0, 3], weight: {weight}}}\n"
         "    - {model: b, layers: [0, 3], weight: 1}\n"
     )
@@ -98,6 +104,35 @@ def test_the_base_says_its_layers(model, merged):
     for number in range(2):
         pairs = zip(layer(zero, number + 1), layer(a, number), strict=True)
         assert_equal(layer(found, number), [x + (y - x) / 2 for x, y in pairs])
+
+
+def test_a_base_for_its_config_alone_needs_no_layers(model, plan):
+    model("a"), model("zero", {"other": torch.ones(1)}, config={"num_hidden_layers": 9})
+    made = plan(STACKED.replace("b", "a") + "base: zero\noutput: {files_from: base}\n")
+    assert len(made.merged) == 3 + 5 * 3
+    assert list(made.carried) == ["config.json"]
+
+
+@given(data())
+@settings(max_examples=25, deadline=None)
+def test_any_slices(given_data):
+    """Layer k of the result is the k-th layer of all slices, whatever they are."""
+    depths = given_data.draw(lists(integers(1, 4), min_size=1, max_size=3))
+    models = {f"m{k}": MemoryCheckpoint(layered(depth, k)) for k, depth in enumerate(depths)}
+    wanted = []
+    for _ in range(given_data.draw(integers(1, 4))):
+        name = given_data.draw(sampled_from(sorted(models)))
+        depth = depths[int(name[1:])]
+        begin = given_data.draw(integers(0, depth - 1))
+        wanted.append((name, begin, given_data.draw(integers(begin + 1, depth))))
+    slices = [{"models": [{"model": n, "layers": [b, e]}]} for n, b, e in wanted]
+    recipe = recipe_from({"method": "passthrough", "layers": "model.layers.*", "slices": slices})
+    found = make_plan(recipe, given=models).merged
+    expected = [layer(models[n], k) for n, b, e in wanted for k in range(b, e)]
+    assert len(found) == 3 + 3 * len(expected)
+    for number, tensors in enumerate(expected):
+        for one, other in zip(layer(found, number), tensors, strict=True):
+            assert torch.equal(one, other)
 
 
 def test_layers_that_are_not_there_are_all_named_with_their_lines(model, plan):

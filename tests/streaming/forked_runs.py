@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,17 @@ def hold(order: Mapping[str, Any]) -> int:
     return 0
 
 
+def fork(order: Mapping[str, Any]) -> None:
+    """Do what an order says and end, whatever happens."""
+    code = 1
+    try:
+        code = {"merge": merge, "hold": hold}[order["do"]](order)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 def main() -> None:
     importlib.import_module("conjoin.recipes")
     importlib.import_module("conjoin.streaming")
@@ -131,7 +143,7 @@ def main() -> None:
         order = json.loads(line)
         child = os.fork()
         if child == 0:
-            os._exit({"merge": merge, "hold": hold}[order["do"]](order))
+            fork(order)
         if "ready" in order:
             while not Path(order["ready"]).exists():
                 time.sleep(0.01)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conjoin.checkpoints import Checkpoint, MemoryCheckpoint, open_checkpoint, save
 from conjoin.merging import Merged, Settings, make_tasks
-from conjoin.methods import METHODS, Method
+from conjoin.methods import METHODS, Method, Need
 from conjoin.methods.reductions import sum_of
 from conjoin.streaming import Done, Ranks, allocate, cut_into_jobs, lay_out, run_place
 from conjoin.streaming import write_tensors as write_all
@@ -22,7 +22,7 @@ BLOCK = 64
 
 
 some = settings(deadline=None, max_examples=30)
-few = settings(deadline=None, max_examples=12)
+few = settings(deadline=None, max_examples=25)
 
 
 @contextmanager
@@ -51,8 +51,12 @@ WHOLE = Method("centred", centred, "w_1 - mean(w_1)", elementwise=False)
 RANDOM = Method("noisy", noisy, "w_1 + noise")
 ANY = [METHODS["mean"], METHODS["linear"], WHOLE, RANDOM]
 """Methods of tensors of any dtype."""
-REAL = [METHODS[name] for name in ("slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")]
-"""Methods of real tensors; all but one look at whole tensors, or the whole model, first."""
+REAL = [
+    row
+    for row in METHODS.values()
+    if row.name not in ("sum", "mean", "linear", "passthrough") and Need.STATISTICS not in row.needs
+]
+"""The others, whose tensors have to be real; most look at whole tensors, or the model, first."""
 
 
 def merged_of(
@@ -68,9 +72,8 @@ def merged_of(
 ) -> Merged:
     """A merge; the last model is the base of a method that has one."""
     row = METHODS[method] if isinstance(method, str) else method
-    needs_base = "base" in {str(need) for need in row.needs}
     everyone = list(models)
-    base = everyone.pop() if needs_base else None
+    base = everyone.pop() if Need.BASE in row.needs else None
     given = Settings(None if weights is None else tuple(weights), parameters or {})
     tasks = make_tasks(
         everyone[: row.models],

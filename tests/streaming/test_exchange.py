@@ -36,3 +36,7 @@ def test_what_is_missing_is_an_error_and_nothing_is_lost(tmp_path, way):
     with pytest.raises(OSError):  # noqa: PT011 - of the system, in its words
         exchange(here, tmp_path / "missing")
     assert here.read_text() == "stays"
+    with pytest.raises(OSError):  # noqa: PT011
+        exchange(tmp_path / "missing", here)
+    assert here.read_text() == "stays"
+    assert list(tmp_path.iterdir()) == [here]

@@ -41,14 +41,13 @@ class World:
         self.steps = int((folder / "count").read_text())
         self.clear()
 
-    def write_recipe(self, **more):
+    def write_recipe(self, density=0.5):
         recipe = {
             "method": "ties",
             "base": "base",
             "models": ["a", "b"],
-            "density": 0.5,
+            "parameters": {"density": density},
             "output": {} if self.single else {"shard_size": 1000},
-            **more,
         }
         self.recipe.write_text(yaml.safe_dump(recipe))
 
@@ -95,7 +94,7 @@ def world(tmp_path, forked_runs):
 
 def _steps(count, chosen, seed):
     """Steps of a run: the first and the last ones, where most can go wrong, and some between."""
-    edges = {*range(20), *range(count - 40, count)} & set(range(count))
+    edges = {*range(0, 20, 2), *range(count - 24, count)} & set(range(count))
     between = sorted(set(range(count)) - edges)
     drawn = random.Random(seed).sample(between, min(len(between), chosen))
     return sorted([*edges, *drawn])
@@ -106,22 +105,25 @@ def test_thirty_kills_at_random_moments(world):
     begin = time.monotonic()
     assert world.run(pause=0.005) == 0
     seconds = time.monotonic() - begin
-    rng, killed = random.Random(0), 0
-    for _ in range(30):
+    rng, killed, tried = random.Random(0), 0, 0
+    while killed < 30:
         world.clear()
         code = world.run(pause=0.005, seconds=rng.uniform(0, seconds))
-        killed += code == SIGKILL
         assert code in (0, SIGKILL)
         assert world.files() in ({}, world.expected)
         if code == SIGKILL:
+            killed += 1
             world.goes_on()
-    assert killed > 15  # the others were too late
+        else:
+            seconds *= 0.9  # the kill came too late: the first run was a slow one
+        tried += 1
+        assert tried < 100
 
 
 @pytest.mark.slow
 def test_a_kill_before_any_step_on_the_disk(world):
     assert world.steps > 60
-    for step in _steps(world.steps, 10, seed=1):
+    for step in _steps(world.steps, 8, seed=1):
         world.clear()
         if world.run(step=step) == 0:
             continue  # threads count a little differently from time to time
@@ -137,7 +139,7 @@ def test_a_kill_while_an_old_result_is_replaced(world):
     assert world.run(overwrite=True) == 0
     world.expected = world.files()
     assert world.expected != old
-    edges = [step for step in _steps(world.steps + 30, 0, seed=2) if step > 20]
+    edges = [step for step in _steps(world.steps + 20, 0, seed=2) if step > 20]
     for step in edges:
         world.clear()
         world.out.mkdir()
@@ -288,4 +290,4 @@ def test_the_lock_of_a_run_that_was_killed_is_free(tmp_path, forked_runs):
         code = forked_runs.answer()
     assert code == SIGKILL
     with run_place(out) as place:
-        assert place.plan() is None  # it had no files yet... and so begins
+        assert place.plan() == {"hash": "h"}

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -163,19 +164,16 @@ def test_a_second_run_at_once_is_refused_and_disturbs_nothing(tmp_path):
 
 
 def test_a_folder_that_was_taken_anew_is_not_removed_by_the_run_before(tmp_path):
-    out = tmp_path / "out"
-    with run_place(out) as first:
-        _begun(first)
-        first.finish(overwrite=False, single=None)
-        with run_place(out) as second:  # as soon as the first has let it go
-            second.begin()
-            lock = second.folder / "lock"
-            before = lock.stat().st_ino
-            first.give_up()
-            assert second.result.is_dir()
-            assert lock.stat().st_ino == before
-            _begun(second)
-    assert partial_of(out).is_dir()
+    out, before = tmp_path / "out", ExitStack()
+    first = before.enter_context(run_place(out))
+    _begun(first)
+    first.finish(overwrite=False, single=None)
+    with run_place(out) as second:  # as soon as the first has let it go
+        second.begin()
+        before.close()  # only now the first ends
+        assert second.result.is_dir()
+        _begun(second)
+    assert second.folder.is_dir()
 
 
 def test_another_run_that_has_just_finished_is_told(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def compare(
         Path | None,
         typer.Option(
             "--base",
-            help="The network that all were fine-tuned from: adds a row for every method of merging.",
+            help="What all were fine-tuned from: adds a row for every method of merging.",
         ),
     ] = None,
     statistics: Annotated[

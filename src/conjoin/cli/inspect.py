@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from conjoin.cli.model_argument import open_model
 from conjoin.cli.output import (
     count_noun,
     format_bytes,
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from conjoin.recipes import Stack
 
 __all__ = ["inspect"]
-
-_OF_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 def inspect(
@@ -76,7 +75,7 @@ def inspect(
     from conjoin.cli.progress import tracked
     from conjoin.recipes import find_layers
 
-    checkpoint = _opened(model, entry)
+    checkpoint = open_model(model, entry)
     names = list(checkpoint) if pattern is None else match_names(pattern, checkpoint)
     found = [_describe_stack(stack) for stack in find_layers(checkpoint.specs, layers).stacks]
     if no_data:
@@ -85,15 +84,6 @@ def inspect(
         with tracked(checkpoint) as counted:
             report = _describe(checkpoint, names, _count(counted, names), found)
     print_json(report) if as_json else _print(report)
-
-
-def _opened(model: str, entry: str | None) -> "Checkpoint":
-    from conjoin.checkpoints import open_checkpoint, open_reference
-
-    # A mistyped path gets the name closest to it; what may be on the Hub does not.
-    if model.endswith(_OF_FILES) and not {"@", "+"} & set(model):
-        return open_checkpoint(model, entry=entry)
-    return open_reference(model, entry=entry)
 
 
 def _describe_stack(stack: "Stack") -> dict[str, Any]:

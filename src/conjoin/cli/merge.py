@@ -9,6 +9,7 @@ import typer
 
 from conjoin.cli.arguments import parse_keep, parse_kinds, parse_parameters, parse_weights
 from conjoin.cli.errors import IN_RECIPE
+from conjoin.cli.model_argument import is_path, open_model
 from conjoin.cli.output import (
     count_noun,
     error_console,
@@ -38,10 +39,11 @@ class DTypeName(StrEnum):
 def merge(
     ctx: typer.Context,
     models: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="MODELS",
-            help="Two or more files or folders; or a recipe (.yml) and what to write.",
+            help="Two or more files, folders or references (org/name@main+org/lora); or a recipe "
+            "(.yml) and what to write.",
             show_default=False,
         ),
     ],
@@ -161,7 +163,7 @@ def merge(
         sha256=sha256,
     )
     numbers = parse_weights(weights or [])
-    if models[0].suffix in (".yml", ".yaml"):
+    if models[0].endswith((".yml", ".yaml")):
         in_recipe = {
             "--method": method,
             "--base": base,
@@ -174,7 +176,7 @@ def merge(
             "--allow-nonfinite": allow_nonfinite or None,
             "--seed": seed,
         }
-        recipe = _recipe(models[0], in_recipe)
+        recipe = _recipe(Path(models[0]), in_recipe)
         ctx.meta[IN_RECIPE] = True
         target = _target(models[1:], out)
         summary = carry_out(recipe, target, run, {})
@@ -199,10 +201,11 @@ def merge(
             seed=seed or 0,
         )
         summary = carry_out(_from_options(mapping), target, run, opened)
-    print_json(summary) if as_json else _print_summary(summary)
+    if summary is not None:
+        print_json(summary) if as_json else _print_summary(summary)
 
 
-def _check_models(models: list[Path], out: Path, *, overwrite: bool) -> None:
+def _check_models(models: list[str], out: Path, *, overwrite: bool) -> None:
     """Raise if two models at least are not given, or the result cannot be written."""
     from conjoin.streaming import check_out
 
@@ -217,13 +220,13 @@ def _named(out: Path | None) -> Path:
     return out
 
 
-def _target(given: list[Path], out: Path | None) -> Path:
+def _target(given: list[str], out: Path | None) -> Path:
     if len(given) + (out is not None) != 1:
         raise InputError(
             "a recipe is given together with what to write, and nothing else: conjoin merge "
             "recipe.yml OUT"
         )
-    return out if out is not None else given[0]
+    return out if out is not None else Path(given[0])
 
 
 def _recipe(path: Path, options: Mapping[str, Any]) -> "Recipe":
@@ -243,7 +246,7 @@ def _from_options(mapping: Mapping[str, Any]) -> "Recipe":
 
 
 def _as_recipe(
-    models: list[Path],
+    models: list[str],
     *,
     base: str | None,
     entry: str | None,
@@ -253,8 +256,8 @@ def _as_recipe(
     """What was said by options, as it would stand in a recipe."""
     chosen = {} if entry is None else {"entry": entry}
     listed = [
-        {"model": str(path), **chosen, **({} if weights is None else {"weight": weights[k]})}
-        for k, path in enumerate(models)
+        {"model": model, **chosen, **({} if weights is None else {"weight": weights[k]})}
+        for k, model in enumerate(models)
     ]
     ancestor = {} if base is None else {"base": {"model": base, **chosen}}
     return {**ancestor, "models": listed, **{key: value for key, value in said.items() if value}}
@@ -284,14 +287,13 @@ def _checked_keep(keep: dict[str, int], count: int) -> dict[str, int]:
     return keep
 
 
-def _opened(models: list[Path], entry: str | None) -> dict[str, "Checkpoint"]:
-    from conjoin.checkpoints import open_checkpoint
-
+def _opened(models: list[str], entry: str | None) -> dict[str, "Checkpoint"]:
+    """Open what is on this disk; references are opened when the plan has no mistake."""
     found = {}
-    for path in models:
-        found[str(path)] = open_checkpoint(path, entry=entry)
-        if note := found[str(path)].metadata.get("conjoin.unwrapped"):
-            _note(f"{path}: {note}")
+    for model in filter(is_path, models):
+        found[model] = open_model(model, entry)
+        if note := found[model].metadata.get("conjoin.unwrapped"):
+            _note(f"{model}: {note}")
     return found
 
 

@@ -38,8 +38,8 @@ class Run:
 
 def carry_out(
     recipe: "Recipe", out: Path, run: Run, opened: Mapping[str, "Checkpoint"]
-) -> dict[str, Any]:
-    """Write what a recipe says, and give a summary.
+) -> dict[str, Any] | None:
+    """Write what a recipe says, and give a summary; None in all processes but the first.
 
     Args:
         recipe: what to do.
@@ -67,7 +67,8 @@ def carry_out(
             single = out.name if suffix == ".safetensors" else None
             plan = make_plan(recipe, given=opened, device=_device(run.device), single=single)
             _stream(plan, out, run, ranks)
-    return _summary(plan, out, time.monotonic() - began)
+        first = ranks.first
+    return _summary(plan, out, time.monotonic() - began) if first else None
 
 
 def _check_suffix(out: Path) -> None:

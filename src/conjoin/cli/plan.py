@@ -41,8 +41,8 @@ def plan(
     """Show what a recipe comes to, from headers alone: nothing is merged or written.
 
     Says what will be read, computed and written, and every mistake in the recipe at once, each
-    with its line. Look here before a long run; a run does the same first. Models on the Hub are
-    fetched for it, as their headers are in their files.
+    with its line. Look here before a long run; a run does the same first. No model is downloaded:
+    of one on the Hub, the headers are read there.
 
     Writes nothing.
 

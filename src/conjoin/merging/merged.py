@@ -20,7 +20,7 @@ from conjoin.merging.blocks import (
     read_source,
 )
 from conjoin.merging.summaries import Summaries
-from conjoin.merging.task import Rule, Source, Task
+from conjoin.merging.task import Rule, Source, Task, working_dtype
 from conjoin.methods import Need
 
 __all__ = ["Merged"]
@@ -198,13 +198,17 @@ class Merged(Checkpoint):
                 )
         return first
 
-    def _copy(self, _: str, task: Task, span: Span, held: Held) -> Tensor:
+    def _copy(self, name: str, task: Task, span: Span, held: Held) -> Tensor:
         (source,) = task.sources
         (tensor,) = _raw(task.sources, span, held)
-        if self._finite and task.spec.kind is not Kind.CONSTANT and not tensor.is_meta:
-            wide = tensor.is_floating_point() or tensor.is_complex()
-            check_finite(tensor.to(task.working) if wide else tensor, source)
-        return tensor.to(task.spec.dtype)
+        rounded = tensor.to(task.spec.dtype)
+        has_values = tensor.is_floating_point() or tensor.is_complex()
+        if self._finite and has_values and task.spec.kind is not Kind.CONSTANT:
+            wide = working_dtype([tensor.dtype])
+            check_finite(tensor.to(wide), source)
+            if rounded.dtype != tensor.dtype:
+                check_finite(rounded.to(wide), "the result (overflow?)", name)
+        return rounded
 
 
 _MAKE: Mapping[Rule, Callable[[Merged, str, Task, Span, Held], Tensor]] = {

@@ -92,6 +92,7 @@ class Summaries:
         self._tasks, self._seed, self._finite = tasks, seed, finite
         self.workers: Workers = workers or Alone()
         self._known = dict[str, Tensor]()
+        self._keys = dict[str, str]()
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -105,6 +106,11 @@ class Summaries:
 
     def key(self, name: str) -> str:
         """Give what identifies the summary of a tensor: its name, or its method and settings."""
+        if name not in self._keys:  # it is asked for with every block
+            self._keys[name] = self._new_key(name)
+        return self._keys[name]
+
+    def _new_key(self, name: str) -> str:
         task = self._tasks[name]
         if not _over_model(task):
             return name
@@ -129,6 +135,8 @@ class Summaries:
             MethodError: one is needed over the whole model, whose tensors have other settings.
         """
         key = self.key(name)
+        if key in self._known:
+            return self._known[key]
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         # Another part of this tensor may be under way, and its thread is making the summary.

@@ -99,7 +99,9 @@ class Task:
     @property
     def in_blocks(self) -> bool:
         """Whether a part of the result needs no more than the same part of the sources."""
-        return self.rule is not Rule.METHOD or (self.method is not None and self.method.elementwise)
+        return self.rule is not Rule.METHOD or (
+            self.method is not None and self.method.in_blocks(self.settings.parameters)
+        )
 
     @property
     def summarized(self) -> bool:

@@ -51,11 +51,19 @@ class Method:
             defaults. What these may be is read from annotations, see `conjoin.methods.parameters`.
         formula: one line of mathematics.
         needs: see `Need`.
+        optional: what it gets if there is one, and does without otherwise. Such a keyword has the
+            default None.
         elementwise: whether, given the summary, element i of the result depends on elements i
-            alone, so that a tensor may be merged in blocks.
+            alone, so that a tensor may be merged in blocks. Otherwise tensors come whole, in their
+            shape.
+        whole_with: parameters of which any value but the default makes an elementwise method look
+            at whole tensors in their shape (at their rows, say).
         summarize: for methods that need a whole tensor or the whole model first:
             ``(total, *, weights and parameters that it uses) -> summary``, see `Total`.
         models: how many the method merges, if it cannot be any number.
+        least: how many it takes at least, if it can be any number from there on.
+        per_task: whether it gives one result for each model, of which the parameter ``task``
+            chooses one by its number.
         paper: where it comes from.
     """
 
@@ -63,9 +71,13 @@ class Method:
     function: Callable[..., Any]
     formula: str
     needs: frozenset[Need] = frozenset()
+    optional: frozenset[Need] = frozenset()
     elementwise: bool = True
+    whole_with: frozenset[str] = frozenset()
     summarize: Callable[..., Any] | None = None
     models: int | None = None
+    least: int = 1
+    per_task: bool = False
     paper: str = ""
 
     @cached_property
@@ -93,6 +105,18 @@ class Method:
     def is_random(self) -> bool:
         """Whether the function takes a generator."""
         return "generator" in inspect.signature(self.function).parameters
+
+    @property
+    def takes_base(self) -> bool:
+        """Whether a base may be given, be it needed or not."""
+        return Need.BASE in self.needs | self.optional
+
+    def in_blocks(self, parameters: Mapping[str, Any]) -> bool:
+        """Say whether a tensor may be merged in blocks, with these parameters."""
+        return self.elementwise and all(
+            parameters.get(name, self.defaults[name]) == self.defaults[name]
+            for name in self.whole_with
+        )
 
     def check(
         self,
@@ -125,7 +149,7 @@ class Method:
             raise MethodError(f"{self.name} needs statistics measured on data, which merge has not")
         if Need.BASE in self.needs and not base:
             raise MethodError(f"{self.name} merges changes from a common base; pass base=...")
-        if base and Need.BASE not in self.needs:
+        if base and not self.takes_base:
             raise MethodError(f"{self.name} uses no base; leave out base=...")
         if weights and Need.WEIGHTS not in self.needs:
             raise MethodError(
@@ -135,6 +159,10 @@ class Method:
             plural = "model" if self.models == 1 else "models"
             raise MethodError(
                 f"{self.name} merges exactly {self.models} {plural}, and here are {models}"
+            )
+        if models is not None and models < self.least:
+            raise MethodError(
+                f"{self.name} merges at least {self.least} models, and here are {models}"
             )
 
     def rehearse(

@@ -16,6 +16,8 @@ from conjoin.recipes.recipe import BASE, Recipe
 __all__ = ["adjusted", "carried_from", "folder_of"]
 
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_PER_LAYER = ("layer_types", "no_rope_layers")
+"""Lists with an entry for each layer."""
 _DTYPES = ("torch_dtype", "dtype")
 
 
@@ -33,6 +35,12 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
     checkpoint = opened.base if number == BASE else opened.models[int(number)]
     if checkpoint is None:
         raise RecipeError(f"{recipe.output.place}: files_from names the base, and there is none")
+    source = recipe.base if number == BASE else recipe.sources[int(number)]
+    which = "the base" if number == BASE else f"model {number}"
+    # The reference, and not the folder: this is written beside the result.
+    where = f"{which}, {source.reference}" if source is not None else which
+    if not checkpoint.files:
+        return {}, [f"config and tokenizer are those of {where}, which has no files here yet"]
     folder = folder_of(checkpoint)
     if folder is None:
         if chosen is not None:
@@ -45,11 +53,8 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
         found = {str(path.relative_to(folder)): path for path in carried_files(folder)}
     except ConjoinError as error:
         raise RecipeError(f"{recipe.output.place}: {error}") from error
-    source = recipe.base if number == BASE else recipe.sources[int(number)]
-    which = "the base" if number == BASE else f"model {number}"
-    # The reference, and not the folder: this is written beside the result.
-    where = f"{which}, {source.reference}" if source is not None else which
-    told = [f"{len(found)} files (config, tokenizer) come from {where}"] if found else []
+    count = f"{len(found)} file{'' if len(found) == 1 else 's'}"
+    told = [f"config, tokenizer and the like ({count}) come from {where}"] if found else []
     return found, told
 
 
@@ -61,7 +66,10 @@ def folder_of(checkpoint: Checkpoint) -> Path | None:
 
 
 def adjusted(name: str, content: bytes, plan_names: Mapping[str, Any], recipe: Recipe) -> bytes:
-    """Give the content of a carried file for the result: a config says its layers and dtype."""
+    """Give the content of a carried file for the result: a config says its layers and dtype.
+
+    A list with an entry for each layer gets those of the layers of the first model of each slice.
+    """
     if name != "config.json" or not (recipe.stacked or recipe.dtype is not None):
         return content
     try:
@@ -71,15 +79,29 @@ def adjusted(name: str, content: bytes, plan_names: Mapping[str, Any], recipe: R
     if not isinstance(config, dict):
         return content
     if recipe.stacked:
-        stacks = find_layers(plan_names, recipe.layers).stacks
-        for key in _LAYER_COUNTS:
-            if key in config and len(stacks) == 1:
-                config[key] = len(stacks[0])
+        _restack(config, recipe, plan_names)
     if recipe.dtype is not None:
         for key in _DTYPES:
             if key in config:
                 config[key] = _dtype_name(recipe.dtype)
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _restack(config: dict[str, Any], recipe: Recipe, plan_names: Mapping[str, Any]) -> None:
+    stacks = find_layers(plan_names, recipe.layers).stacks
+    counts = [key for key in _LAYER_COUNTS if type(config.get(key)) is int]
+    if len(stacks) != 1 or not counts:
+        return
+    before = config[counts[0]]
+    taken = [
+        number for part in recipe.parts for number in range(*(part.uses[0].layers or (0, before)))
+    ]
+    for key in _PER_LAYER:
+        listed = config.get(key)
+        if isinstance(listed, list) and len(listed) == before > max(taken):
+            config[key] = [listed[number] for number in taken]
+    for key in counts:
+        config[key] = len(stacks[0])
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -32,7 +32,7 @@ def identify(files: Sequence[Path]) -> list[dict[str, Any]]:
             raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
         found.append(
             {
-                "path": str(path),
+                "path": str(path.absolute()),
                 "bytes": status.st_size,
                 "changed_ns": status.st_mtime_ns,
                 "header": digest,

@@ -6,7 +6,7 @@ is said in `Recipe.notes`:
 
 - An unknown or mistyped key is an error. mergekit ignores it and takes the default.
 - A gradient gives its last value to the tensors after the layers; mergekit gives them its first.
-- A model that is listed twice counts twice; mergekit takes one of the two.
+- A model that is listed twice counts twice; mergekit refuses that, or takes one of the two.
 - ``dtype`` is the result's; the arithmetic is float32. mergekit computes in it.
 - A parameter of the whole method (``t``, ``normalize``) under one model is an error; mergekit
   ignores it there.
@@ -27,7 +27,13 @@ from conjoin.methods import METHODS, Method, Need
 from conjoin.recipes.building import check_method, name_sources
 from conjoin.recipes.forms import Found
 from conjoin.recipes.mergekit_form import MERGEKIT_FORM
-from conjoin.recipes.mergekit_parameters import OF_THE_METHOD, translate, with_defaults
+from conjoin.recipes.mergekit_parameters import (
+    OF_THE_METHOD,
+    by_names_of_models,
+    chained,
+    translate,
+    with_defaults,
+)
 from conjoin.recipes.nodes import ListNode, Node, ScalarNode, TableNode
 from conjoin.recipes.problems import Place, Problems, unknown
 from conjoin.recipes.recipe import BASE, Output, Part, Recipe, Source, Use
@@ -92,8 +98,10 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
     )
     kind, inputs, module = _inputs(read, root, reader)
     parts = _slices(inputs, reader) if kind == "slices" else _models(inputs, reader)
-    values = with_defaults(_chained(reader.parameters(module), reader.parameters(read)), method)
+    values = with_defaults(chained(reader.parameters(module), reader.parameters(read)), method)
     _required(parts, values, reader)
+    if kind == "slices":
+        parts = tuple(by_names_of_models(part, values, method) for part in parts)
     files_from = _files_from(read, reader)
     of_use = Need.BASE in method.needs or files_from == BASE
     recipe = Recipe(
@@ -129,12 +137,6 @@ def _without_nothing(node: Node) -> Node:
         if not (isinstance(inner, ScalarNode) and inner.value is None)
     }
     return TableNode(kept, node.place, node.keys)
-
-
-def _chained(first: Mapping[str, Value], then: Mapping[str, Value]) -> dict[str, Value]:
-    """Values of which the second are asked where the first say nothing."""
-    both = {key: Value((*first[key].rules, *then[key].rules)) for key in first if key in then}
-    return {**then, **first, **both}
 
 
 def _method(read: Read, problems: Problems) -> Method | None:

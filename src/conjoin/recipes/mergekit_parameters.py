@@ -15,10 +15,18 @@ from conjoin.recipes.forms import Form, Found
 from conjoin.recipes.nodes import ScalarNode
 from conjoin.recipes.parameters import parameter_forms
 from conjoin.recipes.problems import Place, Problems, unknown
+from conjoin.recipes.recipe import Part
 from conjoin.recipes.scalar_forms import Flag
 from conjoin.recipes.values import Gradient, Rule, Scalar, Value
 
-__all__ = ["OF_A_MODEL", "OF_THE_METHOD", "translate", "with_defaults"]
+__all__ = [
+    "OF_A_MODEL",
+    "OF_THE_METHOD",
+    "by_names_of_models",
+    "chained",
+    "translate",
+    "with_defaults",
+]
 
 OF_THE_METHOD: Mapping[str, tuple[str, ...]] = {
     "linear": ("normalize",),
@@ -129,3 +137,31 @@ def with_defaults(values: Mapping[str, Value], method: Method) -> dict[str, Valu
         if not any(rule.pattern == "*" for rule in rules):
             filled[key] = Value((*rules, Rule("*", default)))
     return filled
+
+
+def chained(first: Mapping[str, Value], then: Mapping[str, Value]) -> dict[str, Value]:
+    """Values of which the second are asked where the first say nothing."""
+    both = {key: Value((*first[key].rules, *then[key].rules)) for key in first if key in then}
+    return {**then, **first, **both}
+
+
+def by_names_of_models(part: Part, values: Mapping[str, Value], method: Method) -> Part:
+    """Say under every model of a slice what its slice and the recipe say of it with filters.
+
+    A layer has one name in its model and another in the stack. mergekit looks up what a model may
+    have its own of by the name in the model, at every level; a recipe does that only with what
+    stands under the model.
+
+    Args:
+        part: the slice.
+        values: of the recipe.
+        method: of merging.
+    """
+    outer = chained(part.values, values)
+    filtered = {
+        key: value
+        for key, value in outer.items()
+        if key in OF_A_MODEL[method.name] and any(rule.pattern != "*" for rule in value.rules)
+    }
+    uses = tuple(replace(use, values=chained(use.values, filtered)) for use in part.uses)
+    return replace(part, uses=uses)

@@ -81,5 +81,7 @@ def _open(
         opened = how(source.reference, relative_to=recipe.folder, entry=source.entry)
     if source.align is None:
         return opened
+    from conjoin.symmetry import Permutations  # only now: tracing comes with it
+
     aligned: Checkpoint = Permutations.load(source.align).apply(opened)
     return aligned

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from conjoin.checkpoints import Kind, match_names
+from conjoin.checkpoints import Checkpoint, Kind, match_names
 from conjoin.errors import ConjoinError, RecipeError
-from conjoin.merging import Settings, Source, Task, make_tasks
+from conjoin.merging import Rule, Settings, Source, Task, make_tasks
+from conjoin.methods import Need
 from conjoin.recipes.layers import Outside
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.problems import Place, Problems
@@ -45,7 +46,7 @@ def build_tasks(recipe: Recipe, opened: Opened) -> Built:
     notes: list[str] = []
     slices = slices_of(recipe, opened, problems)
     for one in slices:
-        left_out = _left_out(recipe, one)
+        left_out = _left_out(recipe, opened, one)
         dropped += left_out
         try:
             made = _tasks_of(recipe, opened, one, left_out)
@@ -69,13 +70,28 @@ def _tables(one: Slice) -> list[Table]:
     return [*one.tables, *([] if one.base is None else [one.base])]
 
 
-def _left_out(recipe: Recipe, one: Slice) -> list[str]:
+def _left_out(recipe: Recipe, opened: Opened, one: Slice) -> list[str]:
     if recipe.only_some != "drop":
         return []
     kept = {name for table in _tables(one) for name in table if _kept_from(recipe, name)}
     everywhere = set.intersection(*(set(table) for table in one.tables))
+    # The second name of a tie may be missing: files leave it out.
+    tied = {
+        name
+        for use, table in zip(one.part.uses, one.tables, strict=True)
+        for name in table
+        if _tied_to(opened.models[use.source], table, name) in everywhere
+    }
     names = dict.fromkeys(name for table in one.tables for name in table)
-    return [name for name in names if name not in everywhere and name not in kept]
+    return [name for name in names if name not in everywhere | kept | tied]
+
+
+def _tied_to(model: Checkpoint, table: Table, name: str) -> str | None:
+    """The first name, in the result, of a tensor that has two."""
+    first = model.specs[table[name]].alias_of
+    if first is None:
+        return None
+    return next((here for here, there in table.items() if there == first), None)
 
 
 def _kept_from(recipe: Recipe, name: str) -> tuple[int | str, Place] | None:
@@ -104,18 +120,25 @@ def _tasks_of(
     kept = _kept(recipe, one, views, base, numbers)
 
     def settings(name: str) -> Settings:
+        if views[0].specs[name].kind in (Kind.COUNTER, Kind.CONSTANT):
+            return Settings()  # no value is used, so a gradient need not have one here
         there = [table.get(name, name) for table in one.tables]
         return recipe.settings(one.part, name, one.places.get(name, Outside.UNKNOWN), there)
 
+    merged = Need.BASE in recipe.method.needs
+    of_base = [] if merged else [name for name, k in kept.items() if k == len(views)]
     made = make_tasks(
-        views,
+        [_without(of_base, seen, kinds) for seen in views],
         recipe.method,
-        base=base,
-        kept=kept,
+        base=base if merged else None,
+        kept={name: k for name, k in kept.items() if name not in of_base},
         settings=settings,
         dtype=recipe.dtype,
         working=recipe.arithmetic,
     )
+    if base is not None:
+        made |= {name: _copied(recipe, base, len(views), name) for name in of_base}
+        made = {name: made[name] for name in dict.fromkeys([*views[0].specs, *made])}
     everyone = views if base is None else [*views, base]
 
     def origin(source: Source) -> Source:
@@ -123,6 +146,23 @@ def _tasks_of(
         return Source(numbers[source.model], found.checkpoint, found.name)
 
     return {name: _resolved(task, origin) for name, task in made.items()}
+
+
+def _without(
+    names: Sequence[str], seen: RenamedCheckpoint, kinds: Mapping[str, Kind]
+) -> RenamedCheckpoint:
+    """A view without some tensors: those that a method without a base takes from the base."""
+    if not names:
+        return seen
+    left = {here: there for here, there in seen.names.items() if here not in names}
+    return RenamedCheckpoint(seen.inner, left, kinds)
+
+
+def _copied(recipe: Recipe, base: RenamedCheckpoint, number: int, name: str) -> Task:
+    spec = base.specs[name]
+    if recipe.dtype is not None and spec.kind in (Kind.WEIGHT, Kind.STATISTIC):
+        spec = dataclasses.replace(spec, dtype=recipe.dtype)
+    return Task(spec, Rule.COPY, (Source(number, base, name),))
 
 
 def _resolved(task: Task, origin: Callable[[Source], Source]) -> Task:

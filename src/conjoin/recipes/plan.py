@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from conjoin import __version__
 from conjoin.checkpoints import Checkpoint
 from conjoin.merging import BLOCK, Merged, Rule, Task
 from conjoin.recipes.carrying import carried_from
-from conjoin.recipes.identity import identify
+from conjoin.recipes.identity import identify, sha256_of
 from conjoin.recipes.opening import Opened, open_sources
 from conjoin.recipes.parts import build_tasks
 from conjoin.recipes.recipe import Recipe
@@ -122,12 +123,18 @@ class Plan:
             "recipe": self.recipe.canonical(),
             "inputs": [[dict(file) for file in files] for files in self.identities],
             "records": [dataclasses.asdict(record) for record in self.records()],
-            "carried": sorted(self.carried),
+            "carried": self._digests,
             "conjoin": __version__,
             "torch": torch.__version__,
             "block": BLOCK,
             "span": SPAN,
         }
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        """SHA-256 of the files that go along."""
+        found = sha256_of(list(self.carried.values()))
+        return {name: found[str(path)] for name, path in sorted(self.carried.items())}
 
     @property
     def hash(self) -> str:
@@ -182,14 +189,14 @@ def make_plan(
     layout = lay_out(
         merged.specs, merged.metadata, shard_bytes=shard, name=single or "model.safetensors"
     )
-    carried, notes = carried_from(recipe, opened)
+    carried, notes = carried_from(recipe, opened) if single is None else ({}, [])
     return Plan(
         recipe,
         opened,
         merged,
         layout,
         cut_into_jobs(layout, merged),
-        {} if single is not None else carried,
+        carried,
         (*recipe.notes, *built.notes, *_notes(merged, built.dropped, opened.missing), *notes),
         tuple(tuple(identify(files)) for files in opened.files),
         single,
@@ -205,7 +212,7 @@ def _record(name: str, task: Task, place: tuple[str, int]) -> Record:
         task.method.name if task.method is not None else None,
         tuple((source.model, source.name) for source in task.inputs),
         task.settings.weights if task.rule in (Rule.METHOD, Rule.POOL) else None,
-        dict(task.settings.parameters) if task.rule is Rule.METHOD else {},
+        _parameters(task),
         spec.shape,
         str(spec.dtype).removeprefix("torch."),
         str(task.working).removeprefix("torch."),
@@ -214,6 +221,13 @@ def _record(name: str, task: Task, place: tuple[str, int]) -> Record:
         begin + spec.nbytes,
         spec.alias_of,
     )
+
+
+def _parameters(task: Task) -> dict[str, Any]:
+    """Every parameter, so that one which is left out is equal to its default."""
+    if task.rule is not Rule.METHOD or task.method is None:
+        return {}
+    return {**task.method.defaults, **task.settings.parameters}
 
 
 def _notes(merged: Merged, dropped: Sequence[str], missing: Sequence[str]) -> list[str]:

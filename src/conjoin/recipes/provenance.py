@@ -27,8 +27,9 @@ def provenance(
     """Give what is needed to make a result again, and to check it.
 
     Digests are XXH3 (64 bits): of a tensor, over those of its parts, in order; of the parts of
-    inputs, over their blocks of 2**18 elements. Paths are relative to the result's folder where
-    that is possible; no name of a user or machine is written that the recipe does not have.
+    inputs, over their blocks of 2**18 elements. Of the files of the inputs the names are written,
+    and not their folders, which the recipe says as far as it wants to; the recipe's folder is
+    relative to the result's.
 
     Args:
         plan: that was run.
@@ -47,20 +48,21 @@ def provenance(
         "recipe_text": plan.recipe.text,
         "recipe_folder": os.path.relpath(plan.recipe.folder, out.parent),
         "single": plan.single,
-        "inputs": _inputs(plan, done, out, sha256 or {}),
+        "inputs": _inputs(plan, done, sha256 or {}),
         "outputs": _outputs(plan, done),
-        "notes": list(plan.notes),
+        "notes": _notes(plan),
     }
 
 
 def _inputs(
-    plan: Plan, done: Mapping[int, Done], out: Path, sha256: Mapping[str, str]
+    plan: Plan, done: Mapping[int, Done], sha256: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    digests: dict[tuple[int, str], list[str | None]] = {}
+    # By their start: a layer that stands twice in the result is read twice.
+    digests: dict[tuple[int, str], dict[int, str | None]] = {}
     for job in plan.jobs:
         task = plan.merged.tasks[job.name]
         for tensor, digest in zip(task.inputs, done[job.number].inputs, strict=True):
-            digests.setdefault((tensor.model, tensor.name), []).append(digest)
+            digests.setdefault((tensor.model, tensor.name), {})[job.start] = digest
     recipe = plan.recipe
     sources = [*recipe.sources, *([] if recipe.base is None else [recipe.base])]
     found = []
@@ -69,9 +71,9 @@ def _inputs(
             {
                 "model": source.reference,
                 "role": "base" if number == len(recipe.sources) else "model",
-                "files": [_file(file, out, sha256) for file in files],
+                "files": [_file(file, sha256) for file in files],
                 "tensors": {
-                    name: combined(parts)
+                    name: combined([parts[start] for start in sorted(parts)])
                     for (model, name), parts in digests.items()
                     if model == number
                 },
@@ -80,9 +82,9 @@ def _inputs(
     return found
 
 
-def _file(file: Mapping[str, Any], out: Path, sha256: Mapping[str, str]) -> dict[str, Any]:
+def _file(file: Mapping[str, Any], sha256: Mapping[str, str]) -> dict[str, Any]:
     found = {
-        "path": os.path.relpath(file["path"], out.parent),
+        "name": Path(file["path"]).name,
         "bytes": file["bytes"],
         "header": file["header"],
     }
@@ -139,7 +141,7 @@ def model_card(plan: Plan, out: Path) -> str:
             for k, s in enumerate(sources)
         ),
         "",
-        *(f"- {note}" for note in plan.notes),
+        *(f"- {note}" for note in _notes(plan)),
         "",
         "## Recipe",
         "",
@@ -151,6 +153,14 @@ def model_card(plan: Plan, out: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _notes(plan: Plan) -> list[str]:
+    """The notes; one of a line in the recipe names its file, and not where that is."""
+    path = plan.recipe.path
+    if path is None:
+        return list(plan.notes)
+    return [note.replace(str(path), path.name) for note in plan.notes]
 
 
 def _hub_id(reference: str, folder: Path) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conjoin.atomic import write_bytes
-from conjoin.errors import ConjoinError, StageError
+from conjoin.errors import MethodError, MismatchError, NonFiniteError, StageError
 from conjoin.recipes.carrying import adjusted
 from conjoin.recipes.identity import identify, sha256_of
 from conjoin.recipes.plan import Plan
@@ -84,6 +84,7 @@ def run_plan(
         def prepared() -> Place:
             check_out(out, overwrite=options.overwrite)
             place = stack.enter_context(run_place(out))
+            check_out(out, overwrite=options.overwrite)  # another run may have just finished
             _prepare(plan, place, options)
             return place
 
@@ -91,8 +92,8 @@ def run_plan(
         try:
             done = _write(plan, place, options, ranks)
             record: dict[str, Any] = ranks.together(lambda: _finish(plan, place, done, options))
-        except ConjoinError:
-            raise
+        except StageError:
+            raise  # it says itself what to do
         except (Exception, KeyboardInterrupt) as error:
             if place.plan() is not None:  # else it was too late, and the result is there
                 error.add_note(f"What is done lies in {place.folder}; go on with resume=True.")
@@ -111,7 +112,7 @@ def _write(plan: Plan, place: Place, options: Options, ranks: Ranks) -> dict[int
             threads=options.threads,
             progress=options.progress,
         )
-    except ConjoinError:
+    except (MethodError, MismatchError, NonFiniteError):
         place.give_up()  # the same would happen again: there is nothing to go on with
         raise
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from conjoin.checkpoints import Checkpoint
 from conjoin.errors import ConjoinError, RecipeError
+from conjoin.methods import Need
 from conjoin.recipes.layers import InLayer, Layers, Outside, Stack, find_layers
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.problems import Place, Problems
-from conjoin.recipes.recipe import Part, Recipe
+from conjoin.recipes.recipe import BASE, Part, Recipe
 
 __all__ = ["Slice", "Table", "slices_of"]
 
@@ -84,7 +85,7 @@ def _stacked(
         tables.append(table)
         places = {**where, **places}
     base = None
-    if opened.base is not None:
+    if opened.base is not None and _has_part(recipe):
         layers = part.base_layers or part.uses[0].layers
         base, _, count = _taken(recipe, opened.base, layers, part.place, offset, ends)
         if count != length:
@@ -94,6 +95,12 @@ def _stacked(
             )
     assert length is not None  # a part has models
     return Slice(part, tuple(tables), base, places), length
+
+
+def _has_part(recipe: Recipe) -> bool:
+    """Whether tensors of the base are used; it may be there for its config alone."""
+    kept = any(rule.source == BASE for rule in recipe.keep)
+    return kept or Need.BASE in recipe.method.needs
 
 
 def _taken(

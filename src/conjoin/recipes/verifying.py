@@ -90,6 +90,8 @@ def verify(out: Path, *, samples: int | None = 20, seed: int = 0) -> Verdict:
         chosen = [name for name in names if name in drawn]
     missing = [name for name in plan.merged.specs if name not in result.specs]
     wrong += [f"{name!r} is missing" for name in missing]
+    others = [name for name in result.specs if name not in plan.merged.specs]
+    wrong += [f"{name!r} is not in what the recipe gives" for name in others]
     notes = []
     for name in chosen:
         if name in missing:
@@ -104,7 +106,13 @@ def _changed_inputs(plan: Plan, record: Mapping[str, Any]) -> list[str]:
     wrong = []
     said: Sequence[Any] = record.get("inputs", [])
     for one, files in zip(said, plan.identities, strict=False):
-        for before, now in zip(one.get("files", []), files, strict=False):
+        if len(one.get("files", [])) != len(files):
+            wrong.append(
+                f"the input {one.get('model')} has changed: its number of files was "
+                f"{len(one.get('files', []))} and is {len(files)}"
+            )
+            continue
+        for before, now in zip(one["files"], files, strict=True):
             for key in ("bytes", "header"):
                 if before.get(key) != now[key]:
                     wrong.append(

@@ -26,7 +26,7 @@ class RenamedCheckpoint(Checkpoint):
         names: Mapping[str, str],
         kinds: Mapping[str, Kind] | None = None,
     ) -> None:
-        self.inner, self._names = inner, dict(names)
+        self.inner, self.names = inner, dict(names)
         back = {there: here for here, there in names.items()}
         self._specs: dict[str, Spec] = {}
         for here, there in names.items():
@@ -46,15 +46,15 @@ class RenamedCheckpoint(Checkpoint):
 
     def __getitem__(self, name: str) -> Tensor:
         self.spec_of(name)
-        return self.inner[self._names[name]]
+        return self.inner[self.names[name]]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         self.spec_of(name)
-        return self.inner.read(self._names[name], start, stop)
+        return self.inner.read(self.names[name], start, stop)
 
     def reads_ranges(self, name: str) -> bool:
-        return self.inner.reads_ranges(self._names[name])
+        return self.inner.reads_ranges(self.names[name])
 
     def origin(self, source: Source) -> Source:
         """Give the tensor itself for a tensor of this view."""
-        return Source(source.model, self.inner, self._names[source.name])
+        return Source(source.model, self.inner, self.names[source.name])

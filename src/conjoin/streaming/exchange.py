@@ -21,7 +21,11 @@ def exchange(first: Path, second: Path) -> None:
         return
     aside = first.with_name(first.name + ".old")
     second.rename(aside)
-    first.rename(second)
+    try:
+        first.rename(second)
+    except OSError:
+        aside.rename(second)
+        raise
     aside.rename(first)
 
 

@@ -20,10 +20,13 @@ Work = Callable[[], None]
 
 
 def default_threads() -> int:
-    """Number of cores that this process may use."""
+    """Number of cores for this process: those that it may use, divided among torchrun's."""
     if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, cores // int(beside)) if beside.isdigit() and int(beside) else cores
 
 
 class Pool:

@@ -69,10 +69,37 @@ def test_the_recipes_are_those_of_the_script(golden):
 def test_the_recipes_have_what_can_be_said_in_them():
     text = (HERE / "recipes.yml").read_text(encoding="utf-8")
     assert len(RECIPES) >= 40
-    for words in ("slices:", "models:", "filter: ", "normalize: ", "lambda: ", "density: "):
+    for words in (
+        "slices:",
+        "models:",
+        "filter: ",
+        "normalize: ",
+        "lambda: ",
+        "density: ",
+        "int8_mask: ",
+    ):
         assert text.count(words) >= 5, words
-    for words in ("int8_mask: true", "rescale: true", "value: [", "weight: ["):
+    for words in ("rescale: true", "value: [", "weight: [", "layer_range: [1, 2]"):
         assert text.count(words) >= 2, words
+
+
+def test_filters_of_weights_mean_the_names_in_the_models_at_every_level(
+    golden, folder: Path, tmp_path: Path
+):
+    """Layer 0 of the stack is layer 2 of one model and layer 0 of the other."""
+    filtered = [{"filter": "layers.0.", "value": 3}, {"value": 1}]
+    sources = [{"model": "a", "layer_range": [2, 3]}, {"model": "b", "layer_range": [0, 1]}]
+    recipe: dict[str, Any] = {"merge_method": "linear", "slices": [{"sources": sources}]}
+    a, b = golden.weights("a"), golden.weights("b")
+    of_slice = {**recipe["slices"][0], "parameters": {"weight": filtered}}
+    for number, said in enumerate(
+        ({"parameters": {"weight": filtered}}, {"slices": [of_slice], "parameters": {"weight": 9}})
+    ):
+        merged = merge({**recipe, **said}, folder, tmp_path / f"out-{number}")
+        for part in ("self_attn.q_proj", "mlp.up_proj"):
+            found = merged[f"model.layers.0.{part}.weight"]
+            first = a[f"model.layers.2.{part}.weight"]
+            assert_same(found, (first + 3 * b[f"model.layers.0.{part}.weight"]) / 4)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in (*RANDOM, UNEVEN)])
@@ -137,6 +164,18 @@ def test_weights_one_and_minus_one_with_normalization_are_refused(
         recipe["base_model"] = "base"
     with pytest.raises(ConjoinError, match="sum to zero"):
         merge(recipe, folder, tmp_path / "out")
+
+
+def test_a_model_that_is_listed_twice_counts_twice(golden, folder: Path, tmp_path: Path):
+    recipe = {
+        "merge_method": "linear",
+        "models": [{"model": name} for name in ("a", "a", "b")],
+        "parameters": {"weight": 1},
+    }
+    merged = merge(recipe, folder, tmp_path / "out")
+    a, b = golden.weights("a"), golden.weights("b")
+    for name, tensor in merged.items():
+        assert_same(tensor, (2 * a[name] + b[name]) / 3)
 
 
 @pytest.mark.parametrize(

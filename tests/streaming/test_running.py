@@ -1,0 +1,388 @@
+"""What is written is what is computed in memory, whatever the number of threads and files."""
+
+import errno
+import math
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from streaming_runs import (
+    ANY,
+    REAL,
+    bits,
+    few,
+    filled,
+    in_memory,
+    merged_of,
+    on_disk,
+    small_blocks,
+    tree,
+    write,
+)
+
+from conjoin.checkpoints import Checkpoint, open_checkpoint
+from conjoin.errors import NonFiniteError
+from conjoin.streaming import (
+    NotedCheckpoint,
+    Ranks,
+    allocate,
+    cut_into_jobs,
+    lay_out,
+    partial_of,
+    run_place,
+    write_tensors,
+)
+
+FLOATS = [
+    *(torch.bfloat16, torch.float16, torch.float32, torch.float64),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+]
+CONSTANTS = [torch.bool, torch.uint8, torch.int16, torch.int64]
+sizes = st.sampled_from([0, 1, 2, 63, 64, 65, 127, 128, 129, 300, 700])
+names = st.text(st.characters(exclude_categories=("Cs",)), max_size=8).filter(
+    lambda name: name not in ("__metadata__", "format", "pt", "conjoin.order")
+)
+
+
+@st.composite
+def states(draw, *, real):
+    """Three models of one structure: every dtype, nasty shapes, BatchNorm, a tied pair."""
+    floats = FLOATS if real else [*FLOATS, torch.complex64]
+    structure = draw(
+        st.dictionaries(
+            names,
+            st.tuples(
+                st.one_of(st.just(()), sizes.map(lambda n: (n,)), sizes.map(lambda n: (n, 3))),
+                st.sampled_from([*floats, *CONSTANTS]),
+            ),
+            max_size=6,
+        )
+    )
+    models = []
+    for seed in range(3):
+        state = {}
+        for number, (name, (shape, dtype)) in enumerate(structure.items()):
+            if dtype in CONSTANTS:
+                state[f"{name}."] = (torch.arange(math.prod(shape)) % 2).to(dtype).reshape(shape)
+            else:
+                state[f"{name}."] = filled(shape, dtype, 10 * number + seed)
+        state["bn.running_mean"] = filled((70,), torch.float32, seed)
+        state["bn.running_var"] = filled((70,), torch.float32, seed + 5).square()
+        state["bn.num_batches_tracked"] = torch.tensor(seed)
+        state["head.weight"] = state["embedding.weight"] = filled((20, 7), torch.float32, seed + 9)
+        models.append(state)
+    return models
+
+
+def _expected(models, method, **settings):
+    merged = merged_of([in_memory(state) for state in models], method, **settings)
+    return {name: bits(merged[name]) for name in merged}
+
+
+def _read(out):
+    found = open_checkpoint(out)
+    return {name: bits(found[name]) for name in found}
+
+
+# The bytes ----------------------------------------------------------------------------------------
+
+
+def _check(models, method, threads, shard_bytes, stored, folder, **settings):
+    with small_blocks():
+        expected = _expected(models, method, **settings)
+        opened: list[Checkpoint] = [in_memory(state) for state in models]
+        if stored:
+            opened = [
+                NotedCheckpoint(on_disk(state, folder / f"{i}.safetensors"))
+                for i, state in enumerate(models)
+            ]
+        merged = merged_of(opened, method, **settings)
+        done = write(merged, folder / "out", shard_bytes=shard_bytes, threads=threads)
+        if stored:  # all that was read is known by its digest
+            assert all(None not in one.inputs for one in done.values())
+    assert _read(folder / "out") == expected
+
+
+@few
+@given(
+    states(real=False),
+    st.sampled_from(ANY),
+    st.sampled_from([1, 2, 4]),
+    st.none() | st.integers(1, 5000),
+    st.booleans(),
+)
+def test_written_is_what_is_computed_in_memory(models, method, threads, shard_bytes, stored):
+    with tempfile.TemporaryDirectory() as folder:
+        _check(models, method, threads, shard_bytes, stored, Path(folder))
+
+
+@few
+@given(
+    states(real=True),
+    st.sampled_from(REAL),
+    st.sampled_from([1, 2, 4]),
+    st.none() | st.integers(1, 5000),
+    st.sampled_from(["model", "tensor"]),
+)
+def test_written_is_what_is_computed_with_a_look_at_all_first(
+    models, method, threads, shard_bytes, per
+):
+    parameters = {"per": per} if "per" in method.defaults else {}
+    with tempfile.TemporaryDirectory() as folder:
+        _check(models, method, threads, shard_bytes, True, Path(folder), parameters=parameters)
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp", "dare_linear"])
+def test_blocks_of_their_true_size(tmp_path, method):
+    # Two jobs and a little, of which the first has 32 blocks.
+    models = [{"w": filled((2900, 2900), torch.bfloat16, seed)} for seed in range(3)]
+    expected = _expected(models, method)
+    opened = [on_disk(state, tmp_path / f"{i}.safetensors") for i, state in enumerate(models)]
+    write(merged_of(opened, method), tmp_path / "out", threads=2)
+    assert _read(tmp_path / "out") == expected
+
+
+class _Alone(Ranks):
+    """A process of several that waits for no other."""
+
+    def gather(self, value):
+        return [value]
+
+
+@few
+@given(
+    states(real=False),
+    st.sampled_from(ANY),
+    st.integers(1, 5),
+    st.permutations(range(5)),
+    st.integers(1, 5),
+)
+def test_processes_write_their_shares_in_any_order(models, method, count, order, later):
+    with tempfile.TemporaryDirectory() as folder, small_blocks():
+        merged = merged_of([in_memory(state) for state in models], method)
+        layout = lay_out(merged.specs, merged.metadata, shard_bytes=900)
+        jobs = cut_into_jobs(layout, merged)
+        out, done = Path(folder, "out"), {}
+        with run_place(out) as place:
+            place.begin()
+            allocate(place, layout)
+            for rank in (rank for rank in order if rank < count):
+                done |= write_tensors(
+                    merged, layout, jobs, place, ranks=_Alone(rank, count), threads=1
+                )
+            # Other processes, another number of them: all is done already.
+            for rank in range(later):
+                again = write_tensors(
+                    merged, layout, jobs, place, ranks=_Alone(rank, later), threads=1
+                )
+                assert again.items() <= done.items()
+            place.finish(overwrite=False, single=None, sync=False)
+        assert done.keys() == {job.number for job in jobs}
+        assert _read(out) == _expected(models, method)
+
+
+def test_lazily_conjugated_numbers_are_written_as_they_are(tmp_path):
+    number = filled((5,), torch.complex64, 0)
+    models = [in_memory({"w": number.conj(), "v": number})]
+    merged = merged_of(models, "mean", kept={"w": 0, "v": 0})
+    write(merged, tmp_path / "out")
+    found = open_checkpoint(tmp_path / "out")
+    assert torch.equal(found["w"], number.conj().resolve_conj())
+
+
+def test_a_merge_is_of_use_after_it_was_written(tmp_path):
+    models = [{"w": filled((300,), torch.float32, seed)} for seed in range(3)]
+    with small_blocks():
+        merged = merged_of([in_memory(state) for state in models], "slerp")
+        write(merged, tmp_path / "out")
+        other = merged_of([in_memory(state) for state in models], "slerp")
+        write(other, tmp_path / "again")
+        other.summaries._known.clear()  # it has to be made anew, by whoever asks
+        assert bits(other["w"]) == bits(merged["w"]) == _read(tmp_path / "out")["w"]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_progress_ends_at_all_bytes_and_never_goes_back(tmp_path, threads):
+    models = [in_memory({"w": filled((900,), torch.float32, seed)}) for seed in range(2)]
+    with small_blocks(), run_place(tmp_path / "out") as place:
+        merged = merged_of(models)
+        layout = lay_out(merged.specs, {})
+        jobs = cut_into_jobs(layout, merged)
+        place.begin()
+        allocate(place, layout)
+        for begin in (0, 3600):  # the second time all is done before
+            seen = []
+            write_tensors(
+                *(merged, layout, jobs, place),
+                threads=threads,
+                progress=lambda done, total, seen=seen: seen.append((done, total)),
+            )
+            assert seen[0] == (begin, 3600)
+            assert seen[-1] == (3600, 3600)
+            assert seen == sorted(seen)
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+
+def _prepared(place, merged, shard_bytes=700):
+    layout = lay_out(merged.specs, merged.metadata, shard_bytes=shard_bytes)
+    place.begin()
+    allocate(place, layout)
+    place.note({"hash": "h"})
+    return layout, cut_into_jobs(layout, merged)
+
+
+def _some_models():
+    return [
+        {f"w{i}": filled((100 + 70 * i,), torch.float32, 9 * seed + i) for i in range(4)}
+        for seed in range(3)
+    ]
+
+
+@pytest.mark.parametrize("method", ["mean", "ties", "dare_ties"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_in_the_middle_leaves_what_can_be_gone_on_with(
+    tmp_path, monkeypatch, method, code
+):
+    models, out = _some_models(), tmp_path / "out"
+    write_bytes, calls = os.pwrite, []
+
+    def fails(descriptor, data, offset):
+        calls.append(offset)
+        if len(calls) > 7:
+            raise OSError(code, os.strerror(code))
+        return write_bytes(descriptor, data, offset)
+
+    with small_blocks():
+        merged = merged_of([in_memory(state) for state in models], method)
+        with run_place(out) as place:
+            layout, jobs = _prepared(place, merged)
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "pwrite", fails)
+                with pytest.raises(OSError, match=os.strerror(code)):
+                    write_tensors(merged, layout, jobs, place, threads=2)
+        calls.clear()
+        monkeypatch.setattr(os, "pwrite", lambda *three: calls.append(0) or write_bytes(*three))
+        merged = merged_of([in_memory(state) for state in models], method)
+        with run_place(out) as place:
+            assert place.plan() == {"hash": "h"}
+            write_tensors(merged, layout, jobs, place, threads=2)
+            place.finish(overwrite=False, single=None, sync=False)
+        blocks = sum(-(-job.nbytes // 256) for job in jobs)
+        assert len(calls) < blocks  # not everything was done again
+        assert _read(out) == _expected(models, method)
+
+
+def test_what_the_system_writes_in_parts_is_written_whole(tmp_path, monkeypatch):
+    models, write_bytes = _some_models(), os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda file, data, at: write_bytes(file, data[:13], at))
+    with small_blocks():
+        write(merged_of([in_memory(state) for state in models]), tmp_path / "out")
+        assert _read(tmp_path / "out") == _expected(models, "mean")
+
+
+def test_numbers_that_are_not_finite_end_a_run_and_are_told(tmp_path):
+    models = _some_models()
+    models[1]["w2"][77] = math.nan
+    with small_blocks(), run_place(tmp_path / "out") as place:
+        merged = merged_of([in_memory(state) for state in models])
+        layout, jobs = _prepared(place, merged)
+        with pytest.raises(NonFiniteError, match=r"'w2' of model 1 .* 1 NaN and 0 infinite"):
+            write_tensors(merged, layout, jobs, place, threads=3)
+
+
+def test_an_interrupt_leaves_what_can_be_gone_on_with(tmp_path):
+    models, out = _some_models(), tmp_path / "out"
+
+    def stop(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    with small_blocks():
+        merged = merged_of([in_memory(state) for state in models])
+        with run_place(out) as place:
+            layout, jobs = _prepared(place, merged)
+            with pytest.raises(KeyboardInterrupt):
+                write_tensors(merged, layout, jobs, place, threads=2, progress=stop)
+        with run_place(out) as place:
+            assert place.plan() == {"hash": "h"}
+            write_tensors(merged, layout, jobs, place, threads=2)
+            place.finish(overwrite=False, single=None, sync=False)
+        assert _read(out) == _expected(models, "mean")
+
+
+class _Unread(Checkpoint):
+    """A checkpoint of which nothing may be read."""
+
+    def __init__(self, specs):
+        self._specs = specs
+
+    @property
+    def specs(self):
+        return self._specs
+
+    def __getitem__(self, name):
+        raise AssertionError(f"{name!r} was read")
+
+
+def _does_not_fit(out):
+    """Whether making the files of 8 MB fails, before anything is read, and leaves nothing."""
+    specs = in_memory({f"w{i}": torch.zeros(2**19) for i in range(4)}).specs
+    merged = merged_of([_Unread(specs)] * 2)
+    with pytest.raises(OSError, match=r"space|large|quota") as caught:
+        write(merged, out, shard_bytes=2**21)
+    assert any("the result takes 8,38" in note for note in caught.value.__notes__)
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system reserves no space")
+def test_a_full_disk_is_known_before_anything_is_read(tmp_path, monkeypatch):
+    reserve, taken = os.posix_fallocate, []
+
+    def nearly_full(descriptor, offset, size):
+        taken.append(size)
+        if sum(taken) > 5_000_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserve(descriptor, offset, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", nearly_full)
+    _does_not_fit(tmp_path / "out")
+    assert len(taken) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system reserves no space")
+def test_a_limit_of_the_size_of_files_is_known_before_anything_is_read(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        _does_not_fit(tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_small_file_system_that_is_really_full(tmp_path):
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    if mount is None or umount is None:
+        pytest.skip("needs mount")
+    made = subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=4m", "none", str(tmp_path)],
+        capture_output=True,
+        check=False,
+    )
+    if made.returncode:
+        pytest.skip("may not mount a file system")
+    try:
+        _does_not_fit(tmp_path / "out")
+        write(merged_of([in_memory({"w": torch.ones(3)})] * 2), tmp_path / "out")  # a small one
+        assert len(tree(tmp_path)) == 1
+    finally:
+        subprocess.run([umount, str(tmp_path)], check=True)
+    assert not partial_of(tmp_path / "out").exists()
