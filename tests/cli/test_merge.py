@@ -215,7 +215,7 @@ def test_after_a_failure_a_run_is_gone_on_with(run, two, tmp_path, monkeypatch, 
 
     with monkeypatch.context() as patched:
         patched.setattr(_Files, "write", fail)
-        result = run("merge", *two, "-o", out, "--threads", 1, code=code)
+        result = run("merge", *two, "-o", out, "--workers", 1, code=code)
     assert words in result.stderr
     assert f"What is done lies in {out}.partial; go on with --resume." in result.stderr
     assert "Traceback" not in result.stderr
@@ -440,3 +440,22 @@ def test_no_bar_of_bytes_without_a_terminal_or_for_quick_work(monkeypatch):
             update(1, 2)
             update(2, 2)
     assert stream.getvalue().strip() == ""
+
+
+@pytest.mark.parametrize("base", [True, False])
+def test_a_base_that_the_method_can_do_without(run, two, tmp_path, base):
+    out, ancestor = tmp_path / "out.safetensors", tmp_path / "base.safetensors"
+    save({name: tensor + 1 for name, tensor in open_checkpoint(two[0]).items()}, ancestor)
+    options = ["--base", ancestor] if base else []
+    run("merge", *two, "-o", out, "-m", "nuslerp", "-w", "1,3", *options)
+    given = {"base": ancestor} if base else {}
+    assert_same(out, conjoin.merge(two, "nuslerp", weights=[1.0, 3.0], **given))
+
+
+def test_one_model_and_its_base(run, two, tmp_path):
+    out = tmp_path / "out.safetensors"
+    run("merge", two[0], "--base", two[1], "-m", "nearswap", "--set", "t=0.5", "-o", out)
+    assert_same(out, conjoin.merge(two[:1], "nearswap", base=two[1], parameters={"t": 0.5}))
+    run("merge", *two, "--base", two[1], "-m", "nearswap", "-o", out, "--overwrite", code=2)
+    alone = run("merge", two[0], "-m", "passthrough", "-o", tmp_path / "new.safetensors", code=2)
+    assert "one and --base" in alone.stderr

@@ -36,7 +36,25 @@ def test_what_a_parameter_may_be(run):
 def test_how_many_models(run):
     assert "merges: exactly 2 models" in run("methods", "slerp").stdout
     assert json.loads(run("methods", "slerp", "--json").stdout)["models"] == 2
-    assert "exactly" not in run("methods", "mean").stdout
+    text = run("methods", "mean").stdout
+    assert not any(words in text for words in ("exactly", "at least", "one result for"))
+    assert "merges: at least 2 models" in run("methods", "model_stock").stdout
+    assert json.loads(run("methods", "model_stock", "--json").stdout)["least"] == 2
+
+
+def test_what_is_optional(run):
+    assert "needs: weights, base (optional)" in run("methods", "nuslerp").stdout
+    row = json.loads(run("methods", "nuslerp", "--json").stdout)
+    assert (row["needs"], row["optional"]) == (["weights"], ["base"])
+    assert "optional" not in run("methods", "ties").stdout
+
+
+def test_one_result_for_each_model(run):
+    assert "gives: one result for each model, chosen by task" in run("methods", "emr").stdout
+    rows = json.loads(run("methods", "--json").stdout)
+    assert [row["name"] for row in rows if row["per_task"]] == [
+        name for name, method in METHODS.items() if method.per_task
+    ]
 
 
 def test_unknown_method(run):

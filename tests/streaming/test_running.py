@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from streaming_runs import (
     write,
 )
 
-from conjoin.checkpoints import Checkpoint, open_checkpoint
+from conjoin.checkpoints import Checkpoint, MemoryCheckpoint, open_checkpoint
 from conjoin.errors import NonFiniteError
 from conjoin.streaming import (
     NotedCheckpoint,
@@ -36,6 +37,7 @@ from conjoin.streaming import (
     cut_into_jobs,
     lay_out,
     partial_of,
+    run_forked,
     run_place,
     write_tensors,
 )
@@ -386,3 +388,44 @@ def test_a_small_file_system_that_is_really_full(tmp_path):
     finally:
         subprocess.run([umount, str(tmp_path)], check=True)
     assert not partial_of(tmp_path / "out").exists()
+
+
+SHAPES = {"a": (40, 17), "b": (300,), "c": (), "d": (5, 90), "e": (0, 3), "f": (64,)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no safe fork here")
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("name", ["linear", "slerp", "ties", "dare_ties", "iso_c"])
+def test_copies_of_the_process_write_the_same_bytes(tmp_path, name, count):
+    models = [
+        MemoryCheckpoint({n: filled(shape, torch.float32, seed) for n, shape in SHAPES.items()})
+        for seed in range(3)
+    ]
+    with small_blocks():
+        merged = merged_of(models, name)
+        write(merged, tmp_path / "alone")
+        layout = lay_out(merged.specs, merged.metadata)
+        jobs = cut_into_jobs(layout, merged)
+        seen = []
+        with run_place(tmp_path / "out") as place:
+            place.begin()
+            allocate(place, layout)
+            run_forked(
+                lambda ranks: write_tensors(
+                    merged,
+                    layout,
+                    jobs,
+                    place,
+                    ranks=ranks,
+                    threads=1,
+                    progress=(lambda done, total: seen.append((done, total)))
+                    if ranks.first
+                    else None,
+                ),
+                count,
+            )
+            place.finish(overwrite=False, single=None, sync=False)
+    files = [path / "model.safetensors" for path in (tmp_path / "alone", tmp_path / "out")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert seen == sorted(seen)
+    assert seen[-1][1] == sum(job.nbytes for job in jobs)

@@ -42,8 +42,8 @@ def merge(
         list[str],
         typer.Argument(
             metavar="MODELS",
-            help="Two or more files, folders or references (org/name@main+org/lora); or a recipe "
-            "(.yml) and what to write.",
+            help="Two or more files, folders or references (org/name@main+org/lora), or one and "
+            "its --base; or a recipe (.yml) and what to write.",
             show_default=False,
         ),
     ],
@@ -114,8 +114,9 @@ def merge(
     restart: Annotated[
         bool, typer.Option("--restart", help="Remove what an interrupted run has left, and begin.")
     ] = False,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Default: one for each core.")
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="How many cores to use. Default: all."),
     ] = None,
     device: Annotated[
         str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1.")
@@ -157,7 +158,7 @@ def merge(
         overwrite=overwrite,
         resume=resume,
         restart=restart,
-        threads=threads,
+        workers=workers,
         device=device,
         sync=sync,
         sha256=sha256,
@@ -182,7 +183,7 @@ def merge(
         summary = carry_out(recipe, target, run, {})
     else:
         target = _named(out)
-        _check_models(models, target, overwrite=overwrite)
+        _check_models(models, target, base=base is not None, overwrite=overwrite)
         method = method or ("mean" if numbers is None else "linear")
         settings = _checked(method, parameters or [], numbers, base, len(models))
         kept = _checked_keep(parse_keep(keep or []), len(models))
@@ -205,13 +206,13 @@ def merge(
         print_json(summary) if as_json else _print_summary(summary)
 
 
-def _check_models(models: list[str], out: Path, *, overwrite: bool) -> None:
-    """Raise if two models at least are not given, or the result cannot be written."""
+def _check_models(models: list[str], out: Path, *, base: bool, overwrite: bool) -> None:
+    """Raise if there is nothing to merge a model with, or the result cannot be written."""
     from conjoin.streaming import check_out
 
     check_out(out, overwrite=overwrite)
-    if len(models) < 2:
-        raise InputError("merge takes two or more models; only one is given")
+    if len(models) < 2 and not base:
+        raise InputError("merge takes two or more models, or one and --base; only one is given")
 
 
 def _named(out: Path | None) -> Path:

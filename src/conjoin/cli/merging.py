@@ -30,7 +30,7 @@ class Run:
     overwrite: bool
     resume: bool
     restart: bool
-    threads: int | None
+    workers: int | None
     device: str
     sync: bool
     sha256: bool
@@ -102,13 +102,17 @@ def _device(name: str) -> "torch.device | None":
 def _stream(plan: "Plan", out: Path, run: Run, ranks: "Ranks") -> None:
     from conjoin.cli.progress import byte_bar
     from conjoin.recipes import Options, run_plan
+    from conjoin.streaming import can_fork, default_threads
 
+    workers = run.workers or default_threads()
+    forked = can_fork(_device(run.device))
     with byte_bar() as update:
         options = Options(
+            processes=workers if forked else 1,
+            threads=1 if forked else workers,
             resume=run.resume,
             restart=run.restart,
             overwrite=run.overwrite,
-            threads=run.threads,
             sync=run.sync,
             sha256=run.sha256,
             progress=update if ranks.first else None,

@@ -20,6 +20,7 @@ from conjoin.streaming import (
     Ranks,
     allocate,
     check_out,
+    run_forked,
     run_place,
     write_tensors,
 )
@@ -36,7 +37,9 @@ class Options:
             with, begin.
         restart: remove what an interrupted run has left, and begin.
         overwrite: replace an existing result, at once when the new one is complete.
-        threads: of this process; None is one for each core.
+        processes: how many copies of this process share the work (see `run_forked`): the fastest
+            way, but no program should be copied that has threads of its own.
+        threads: of each process; None is one for each core.
         sync: wait until the result is on the disk before it appears: against a loss of power.
         sha256: write the SHA-256 of the input files into the record; a second or more per GB.
         card: write a model card, README.md (folders only).
@@ -46,6 +49,7 @@ class Options:
     resume: bool = False
     restart: bool = False
     overwrite: bool = False
+    processes: int = 1
     threads: int | None = None
     sync: bool = True
     sha256: bool = False
@@ -102,16 +106,20 @@ def run_plan(
 
 
 def _write(plan: Plan, place: Place, options: Options, ranks: Ranks) -> dict[int, Done]:
-    try:
+    def write(some: Ranks) -> dict[int, Done]:
         return write_tensors(
             plan.merged,
             plan.layout,
             plan.jobs,
             place,
-            ranks=ranks,
+            ranks=some,
             threads=options.threads,
-            progress=options.progress,
+            progress=options.progress if some.first else None,
         )
+
+    try:
+        # Processes of torchrun are one for each core already.
+        return write(ranks) if ranks.count > 1 else run_forked(write, options.processes)
     except (MethodError, MismatchError, NonFiniteError):
         place.give_up()  # the same would happen again: there is nothing to go on with
         raise

@@ -5,6 +5,7 @@
 Nothing here knows recipes: a merge is a lazy checkpoint, of which parts are asked for.
 """
 
+from conjoin.streaming.forked import can_fork, run_forked
 from conjoin.streaming.jobs import Job, cut_into_jobs, share_of
 from conjoin.streaming.journal import Done
 from conjoin.streaming.layout import INDEX, File, Layout, lay_out
@@ -25,12 +26,14 @@ __all__ = [
     "Progress",
     "Ranks",
     "allocate",
+    "can_fork",
     "check_out",
     "cut_into_jobs",
     "default_threads",
     "joined_ranks",
     "lay_out",
     "partial_of",
+    "run_forked",
     "run_place",
     "share_of",
     "write_tensors",

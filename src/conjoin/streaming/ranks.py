@@ -13,7 +13,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,17 +27,16 @@ _PATIENCE = datetime.timedelta(days=2)
 """How long a process waits for another that is still at work; one that has died ends it at once."""
 
 
-@dataclass(frozen=True, slots=True)
 class Ranks:
-    """One process among all of a run.
+    """One process among all of a run; this class is for one that is alone.
 
     Args:
         rank: its number, from 0.
         count: of processes.
     """
 
-    rank: int = 0
-    count: int = 1
+    def __init__(self, rank: int = 0, count: int = 1) -> None:
+        self.rank, self.count = rank, count
 
     @property
     def first(self) -> bool:
@@ -47,11 +45,15 @@ class Ranks:
 
     def gather(self, value: Any) -> list[Any]:
         """Give the value of every process, to every process, when all have come here."""
-        if self.count == 1:
-            return [value]
-        found: list[Any] = [None] * self.count
-        torch.distributed.all_gather_object(found, value)
-        return found
+        return [value]
+
+    def written(self, done: int, total: int) -> tuple[int, int]:
+        """Tell the others how far this process is; give how far those are of which it knows.
+
+        Args:
+            done, total: bytes of this process.
+        """
+        return done, total
 
     def together(self, work: Callable[[], Any]) -> Any:
         """Let the first process do something, and give all its result, or raise its error in all.
@@ -73,6 +75,16 @@ class Ranks:
         return told[0]
 
 
+class Distributed(Ranks):
+    """One of the processes that torchrun has started, which torch.distributed connects."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Give the value of every process, to every process, when all have come here."""
+        found: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(found, value)
+        return found
+
+
 @contextmanager
 def joined_ranks() -> Iterator[Ranks]:
     """Join the processes that torchrun has started with this one, if it has."""
@@ -84,7 +96,7 @@ def joined_ranks() -> Iterator[Ranks]:
         raise InputError("this build of torch has no torch.distributed; run one process")
     torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
     try:
-        yield Ranks(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        yield Distributed(torch.distributed.get_rank(), torch.distributed.get_world_size())
     finally:
         torch.distributed.destroy_process_group()
 
@@ -108,9 +120,11 @@ class Everyone:
     def summed(self, function: Callable[[Piece], Tensor], pieces: Sequence[Piece]) -> Tensor:
         """Give the sum of results that are integers."""
         empty = Piece(pieces[0].name, 0, 0)  # for a process that has none
-        total = self._threads.summed(function, self._own(pieces) or [empty])
-        if self._ranks.count > 1:
-            torch.distributed.all_reduce(total)
+        own = self._threads.summed(function, self._own(pieces) or [empty])
+        first, *others = self._ranks.gather(own)
+        total: Tensor = first.clone()
+        for other in others:
+            total += other
         return total
 
     def acquire(self, lock: threading.Lock) -> None:

@@ -101,6 +101,9 @@ def write_tensors(
         share = share_of(jobs, ranks.rank, ranks.count)
         done = _believed(read_journals(place.folder), share, files, merged)
         own = [job for job in share if job.number not in done]
+        before = sum(job.nbytes for job in share if job.number in done)
+        total = sum(job.nbytes for job in share)
+        ranks.written(before, total)
         ranks.gather(None)  # nobody writes before all have read what there is
         journal = stack.enter_context(Journal(place.folder, ranks.rank))
         pool = stack.enter_context(Pool(threads))
@@ -110,19 +113,20 @@ def write_tensors(
         merged.summaries.workers = pool
         work = _Work(merged, files, journal, own, threads)
         stack.callback(work.close)
-        before = sum(job.nbytes for job in share if job.number in done)
-        total = sum(job.nbytes for job in share)
 
         def beat() -> None:
+            found = ranks.written(before + work.written, total)
             if progress is not None:
-                progress(before + work.written, total)
+                progress(*found)
 
         beat()
         pool.run(range(len(own)), work, beat)
         beat()
-    return {
-        number: one for part in ranks.gather({**done, **work.done}) for number, one in part.items()
-    }
+    parts = ranks.gather({**done, **work.done})
+    if progress is not None:
+        whole = sum(job.nbytes for job in jobs)
+        progress(whole, whole)
+    return {number: one for part in parts for number, one in part.items()}
 
 
 class _Files:
