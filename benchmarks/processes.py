@@ -44,28 +44,37 @@ def timed(command: Sequence[str]) -> Run:
 
 
 class Peak:
-    """Looks at the anonymous memory of a process, a hundred times a second, until it is stopped.
+    """Looks at the anonymous memory of a process and its children until it is stopped.
 
-    Pages of mapped files are not in it: they are the page cache, and go when others need memory.
+    Pages of mapped files are not in it: they are the page cache, and go when others need memory. A
+    page that several processes share counts once.
     """
 
     def __init__(self, pid: int) -> None:
-        self._status, self._most = Path(f"/proc/{pid}/status"), 0
+        self._pid, self._most = pid, 0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.01):
+        while not self._ended.wait(0.05):
             try:
-                lines = self._status.read_text().splitlines()
+                self._most = max(self._most, anonymous_of(self._pid))
             except (FileNotFoundError, ProcessLookupError):
-                return
-            found = [int(line.split()[1]) for line in lines if line.startswith("RssAnon:")]
-            self._most = max([self._most, *found])
+                continue  # a child has ended meanwhile
 
     def stop(self) -> float:
         """Stop, and give the most MB seen."""
         self._ended.set()
         self._thread.join()
         return self._most * 1024 / 1e6
+
+
+def anonymous_of(pid: int) -> int:
+    """Give the anonymous memory of a process and all below it, in KiB."""
+    total = 0
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss_Anon:"):
+            total += int(line.split()[1])
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return total + sum(anonymous_of(int(child)) for child in children)

@@ -21,7 +21,7 @@ import os
 import random
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,16 @@ _COUNTS = {
     "dare_linear": 3,
     "dare_ties": 3,
     "passthrough": 6,
+    "nuslerp": 4,
+    "multislerp": 4,
+    "karcher": 3,
+    "nearswap": 3,
+    "arcee_fusion": 2,
+    "breadcrumbs": 3,
+    "breadcrumbs_ties": 4,
+    "sce": 3,
+    "ram": 3,
+    "ramplus_tl": 3,
 }
 
 _TWO = {"sources": [{"model": "a", "layer_range": [2, 4]}, {"model": "b", "layer_range": [2, 4]}]}
@@ -157,6 +167,28 @@ _BY_HAND: dict[str, dict[str, Any]] = {
     },
     "random-dare_linear": {"merge_method": "dare_linear", **_DROPPED},
     "random-dare_ties": {"merge_method": "dare_ties", **_DROPPED},
+    "random-della": {"merge_method": "della", **_DROPPED},
+    "random-della_linear": {"merge_method": "della_linear", **_DROPPED},
+    # Of whole models: where conjoin differs on purpose is told from the models as they are.
+    **{
+        f"model_stock{name}": {
+            "merge_method": "model_stock",
+            "base_model": "base",
+            "models": [{"model": model} for model in MODELS],
+            "dtype": "float32",
+            **parameters,
+        }
+        for name, parameters in (
+            ("", {}),
+            ("-filter_wise", {"parameters": {"filter_wise": True}}),
+        )
+    },
+    "one-step-of-karcher": {
+        "merge_method": "karcher",
+        "models": [{"model": model} for model in MODELS],
+        "parameters": {"max_iter": 1, "tol": 1e-4},
+        "dtype": "float32",
+    },
     "out-dtype": {
         "merge_method": "linear",
         "models": [{"model": m, "parameters": {"weight": 1}} for m in ("a", "b")],
@@ -175,6 +207,14 @@ def _recipe(method: str, rng: random.Random) -> dict[str, Any]:
         recipe["base_model"] = rng.choice(models)
     elif method == "passthrough":
         models = [rng.choice(MODELS)]
+    elif method in _ONE_OR_TWO:
+        models = _ONE_OR_TWO[method](rng)
+        if "base" in models or method not in _NO_BASE:
+            recipe["base_model"] = "base"
+        if stacked and "base_model" in recipe and "base" not in models:
+            models = ["base", *models]
+    elif method == "karcher":
+        models = rng.sample(MODELS, rng.choice([2, 3]))
     elif method == "linear":
         models = rng.sample(MODELS, rng.choice([2, 3]))
         if "base" in models and rng.random() < 0.5:
@@ -205,7 +245,22 @@ def _recipe(method: str, rng: random.Random) -> dict[str, Any]:
     return {key: value for key, value in recipe.items() if value != {}}
 
 
-_OPTIONAL = ("density", "scale", "lambda", "normalize", "rescale", "int8_mask")
+_OPTIONAL = (
+    *("density", "scale", "lambda", "normalize", "rescale", "int8_mask", "gamma", "epsilon", "r"),
+    *("alpha", "select_topk", "nuslerp_row_wise", "nuslerp_flatten"),
+    "normalize_weights",
+)
+
+_NO_BASE = ("nuslerp", "multislerp")
+"""Methods that merge the models themselves where there is no base."""
+
+_ONE_OR_TWO: dict[str, Callable[[random.Random], list[str]]] = {
+    "nearswap": lambda rng: [rng.choice(["a", "b"])],
+    "arcee_fusion": lambda rng: [rng.choice(["a", "b"])],
+    # With the base between them, or without any.
+    "nuslerp": lambda rng: rng.choice([["a", "b"], ["b", "a"], ["b", "base", "a"]]),
+    "multislerp": lambda rng: rng.choice([["a", "b"], ["b", "base", "a"]]),
+}
 
 Range = tuple[Any, Any]
 
@@ -219,13 +274,32 @@ def _parameters(method: str, rng: random.Random) -> tuple[dict[str, Range], dict
         return {"scale": (0.5, 2.0)}, {}
     if method == "linear":
         return {"weight": (0.1, 1.5)}, {"normalize": flag}
+    if method in _OTHERS:
+        return _OTHERS[method]
     of_method: dict[str, Range] = {"normalize": flag, "lambda": (0.5, 1.5), "int8_mask": flag}
     density = (1.0, 1.0) if method.startswith("dare") else (0.2, 0.9)
     if method == "task_arithmetic":
         # Without normalization a weight may be negative.
         weight = rng.choice([(0.1, 1.5), (-1.0, 1.0)])
         return {"weight": weight}, of_method if weight[0] > 0 else {"lambda": (0.5, 1.5)}
-    return {"weight": (0.1, 1.5), "density": density}, {**of_method, "rescale": flag}
+    gamma = {"gamma": (0.0, 0.3)} if method.startswith("breadcrumbs") else {}
+    return {"weight": (0.1, 1.5), "density": density, **gamma}, {**of_method, "rescale": flag}
+
+
+_FLAG = (False, True)
+_OTHERS: dict[str, tuple[dict[str, Range], dict[str, Range]]] = {
+    "nuslerp": (
+        {"weight": (0.1, 1.5)},
+        {"nuslerp_row_wise": _FLAG, "nuslerp_flatten": _FLAG},
+    ),
+    "multislerp": ({"weight": (0.1, 1.5)}, {"normalize_weights": _FLAG}),
+    "karcher": ({}, {}),
+    "nearswap": ({}, {"t": (0.1, 1.0)}),
+    "arcee_fusion": ({}, {}),
+    "sce": ({}, {"select_topk": (0.2, 1.0), "int8_mask": _FLAG}),
+    "ram": ({}, {"epsilon": (0.0, 0.8)}),
+    "ramplus_tl": ({}, {"epsilon": (0.0, 0.8), "r": (0.1, 2.0), "alpha": (0.2, 3.0)}),
+}
 
 
 def _slice(

@@ -74,21 +74,17 @@ def run_model(
                 given["base"] = base[name].reshape(-1)[start : start + block]
             yield flat, given
 
-    def call(function, first, given):
-        wanted = inspect.signature(function).parameters
-        return function(first, **{k: v for k, v in given.items() if k in wanted})
-
     def summary(names):
         def total(function):
             found = None
             for name in names:
                 for flat, given in pieces(name):
-                    value = call(function, flat, given)
+                    value = call_with(function, flat, given)
                     assert value.dtype in (torch.float64, torch.int64)
                     found = value.clone() if found is None else found.add_(value)
             return found
 
-        return call(row.summarize, total, settings)
+        return call_with(row.summarize, total, settings)
 
     whole = None
     if row.summarize is not None and settings.get("per") == "model":
@@ -106,7 +102,19 @@ def run_model(
             work = [([model[name] for model in models], given)]
         order = reversed(range(len(work))) if backwards else range(len(work))
         made = {
-            i: call(row.function, work[i][0], {**settings, **extra, **work[i][1]}) for i in order
+            i: call_with(row.function, work[i][0], {**settings, **extra, **work[i][1]})
+            for i in order
         }
         results[name] = torch.cat([made[i].reshape(-1) for i in sorted(made)]).view(tensor.shape)
     return results
+
+
+def call_with(function, tensors, given):
+    """Call with those keywords that the function has."""
+    wanted = inspect.signature(function).parameters
+    return function(tensors, **{k: v for k, v in given.items() if k in wanted})
+
+
+def summary_of(row, tensors, given):
+    """Give the summary of one tensor as one block."""
+    return call_with(row.summarize, lambda f: call_with(f, tensors, given), given)

@@ -11,8 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from conjoin.errors import RecipeError
-from conjoin.methods import MERGEKIT_DEFAULTS
+from conjoin.methods import MERGEKIT_DEFAULTS, MERGEKIT_IGNORED
 from conjoin.recipes import BASE, InLayer, Outside, Recipe, Stack, read_recipe, recipe_from
+from conjoin.recipes.mergekit_parameters import OF_A_MODEL, OF_THE_METHOD
 
 few = hypothesis_settings(deadline=None, max_examples=60)
 
@@ -210,6 +211,67 @@ def test_the_long_form_of_a_model(tmp_path: Path):
     assert [s.reference for s in recipe.sources] == ["org/a@v1+org/l@v2", "org/b+org/l"]
 
 
+# mergekit 0.1.5's list.
+METHODS_OF_MERGEKIT = (
+    *("multislerp", "nearswap", "ram", "ramplus_tl", "sce", "linear", "slerp", "nuslerp"),
+    *("passthrough", "model_stock", "arcee_fusion", "karcher", "task_arithmetic", "ties"),
+    *("dare_ties", "dare_linear", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear"),
+)
+ONE_MODEL = ("passthrough", "nearswap", "arcee_fusion")
+NO_BASE = ("linear", "passthrough", "karcher")
+
+
+def recipe_of(method: str) -> dict[str, Any]:
+    """A recipe with every parameter that mergekit 0.1.5 has for the method."""
+    shared = {key: 0.5 if key in ("t", "r", "alpha") else 1 for key in OF_THE_METHOD[method]}
+    own = {key: 0.25 if key == "epsilon" else 0.5 for key in OF_A_MODEL[method]}
+    names = ("a",) if method in (*ONE_MODEL, "slerp") else ("a", "b")
+    base = {} if method in NO_BASE else {"base_model": "o"}
+    models = [{"model": name, "parameters": own} for name in names]
+    return {"merge_method": method, **base, "models": models, "parameters": shared}
+
+
+def test_the_methods_are_those_of_mergekit():
+    assert set(OF_THE_METHOD) == set(OF_A_MODEL) == set(METHODS_OF_MERGEKIT)
+    assert set(MERGEKIT_DEFAULTS) == set(METHODS_OF_MERGEKIT)
+
+
+@pytest.mark.parametrize("method", METHODS_OF_MERGEKIT)
+def test_every_method_reads_with_all_of_its_parameters(method: str, tmp_path: Path):
+    recipe = read(yaml.safe_dump(recipe_of(method)), tmp_path)
+    assert recipe.method.name == method
+    assert (recipe.base is None) == (method in (*NO_BASE, "slerp"))
+    weights, parameters = settings(recipe, "x", Outside.UNKNOWN)
+    if "weight" in OF_A_MODEL[method]:
+        assert weights == (0.5, 0.5)
+    # What is not said has mergekit's default, and all is what the method takes.
+    assert set(MERGEKIT_DEFAULTS[method]) <= set(parameters)
+    recipe.method.check(
+        parameters,
+        base=recipe.base is not None,
+        weights=weights is not None,
+        models=len(recipe.sources),
+    )
+    for key in ("density", "gamma", "scale", "t", "r", "alpha", "select_topk", "max_iter"):
+        if key in MERGEKIT_IGNORED.get(method, ()):
+            assert any(key in note for note in recipe.notes)
+        elif key in OF_A_MODEL[method]:
+            assert parameters[key] == 0.5
+        elif key in OF_THE_METHOD[method]:
+            assert parameters[key] == recipe_of(method)["parameters"][key]
+
+
+@pytest.mark.parametrize("base", [True, False])
+@pytest.mark.parametrize("method", ["nuslerp", "multislerp"])
+def test_a_base_that_may_be_left_out(method: str, base: bool, tmp_path: Path):
+    said = "base_model: o\n" if base else ""
+    for listed in ("", "{model: o}, "):
+        models = HEAD.replace("[", "[" + listed) if base else HEAD
+        recipe = read(f"{models}merge_method: {method}\n{said}", tmp_path)
+        assert (recipe.base is not None) == base
+        assert [source.reference for source in recipe.sources] == ["a", "b"]
+
+
 HEAD = "models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\n"
 SLERP = "models: [{model: a}, {model: b}]\nmerge_method: slerp\nbase_model: a\n"
 
@@ -239,7 +301,27 @@ REFUSED = {
         HEAD + "merge_method: ties\nbase_model: o\nparameters: {density: 100}\n",
         "4: .*from 0 to 1",
     ),
-    "a method to come": (HEAD + "merge_method: della\n", "2: the method 'della' is not there yet"),
+    "no t of nearswap": (
+        "models: [{model: a}]\nmerge_method: nearswap\nbase_model: o\n",
+        "1: 'a' has no 't', which nearswap needs",
+    ),
+    "a step that is no whole number": (
+        "models: [{model: a}, {model: b}]\nmerge_method: karcher\nparameters: {max_iter: 2.5}\n",
+        "3: .*max_iter.*whole number",
+    ),
+    "a base of karcher": (
+        "models: [{model: a}, {model: b}]\nmerge_method: karcher\nbase_model: o\n",
+        "3: karcher has no base; mergekit would merge this model too",
+    ),
+    "three models of nuslerp": (
+        HEAD.replace("]\n", ", {model: c, parameters: {weight: 1}}]\n")
+        + "merge_method: nuslerp\nbase_model: o\n",
+        "1: nuslerp merges exactly 2 models",
+    ),
+    "gamma of the method alone": (
+        HEAD + "merge_method: breadcrumbs\nbase_model: o\nparameters: {gama: 0.1}\n",
+        "4: unknown parameter 'gama'; did you mean 'gamma'",
+    ),
     "a method mistyped": (HEAD + "merge_method: tise\n", "2: unknown method 'tise'.*'ties'"),
     "no weight": ("models: [{model: a}]\nmerge_method: linear\n", "1: 'a' has no 'weight'"),
     "a weight for some tensors": (

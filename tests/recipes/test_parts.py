@@ -5,7 +5,7 @@ import torch
 
 from conjoin.checkpoints import Kind, save
 from conjoin.errors import NonFiniteError, RecipeError
-from conjoin.merging import Rule
+from conjoin.merging import Rule, merge
 
 HEAD, NORM, EMBED = "lm_head.weight", "model.norm.weight", "model.embed_tokens.weight"
 
@@ -224,3 +224,36 @@ def test_a_pattern_of_layers_that_does_not_fit_has_its_line(model, plan):
     model("a"), model("b")
     with pytest.raises(RecipeError, match=r"recipe.yml:3: .*did you mean 'model.layers.\*'"):
         plan(TEXT + 'layers: "model.layer.*"\n')
+
+
+@pytest.mark.parametrize("base", [None, "zero"])
+@pytest.mark.parametrize("dialect", ["ours", "mergekit"])
+def test_a_base_that_the_method_can_do_without(model, merged, base, dialect):
+    zero, a, b = (model(name, config={}) for name in ("zero", "a", "b"))
+    key, of_model, of_all = (
+        ("base", "weight: {}", "method")
+        if dialect == "ours"
+        else ("base_model", "parameters: {{weight: {}}}", "merge_method")
+    )
+    listed = ", ".join(
+        f"{{model: {name}, {of_model.format(weight)}}}" for name, weight in (("a", 1), ("b", 3))
+    )
+    head = "" if base is None else f"{key}: {base}\n"
+    found = merged(f"{of_all}: nuslerp\n{head}models: [{listed}]\n")
+    ancestor = None if base is None else zero
+    expected = merge([a, b], "nuslerp", base=ancestor, weights=[1, 3])
+    other = merge([a, b], "nuslerp", base=zero if base is None else None, weights=[1, 3])
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor)
+    assert not torch.equal(expected[HEAD], other[HEAD])
+
+
+def test_a_base_of_a_slice_that_the_method_can_do_without(model, merged):
+    zero, a, b = (model(name) for name in ("zero", "a", "b"))
+    models = "[{model: a, layers: [1, 3], weight: 1}, {model: b, layers: [1, 3], weight: 3}]"
+    found = merged(
+        f"method: nuslerp\nbase: zero\nslices:\n  - models: {models}\n    base_layers: [1, 3]\n"
+    )
+    expected = merge([a, b], "nuslerp", base=zero, weights=[1, 3])
+    for ours, theirs in zip(layers_of("ln", 2), layers_of("ln")[1:], strict=True):
+        assert torch.equal(found[ours], expected[theirs])

@@ -52,7 +52,10 @@ def _describe(method: "Method") -> dict[str, Any]:
         "accepts": {key: form.scalar.schema() for key, form in _forms(method).items()},
         "per_model": sorted(method.per_model),
         "needs": sorted(need.value for need in method.needs),
+        "optional": sorted(need.value for need in method.optional),
         "models": method.models,
+        "least": method.least,
+        "per_task": method.per_task,
         "random": method.is_random,
         "paper": method.paper,
         "description": inspect.getdoc(method.function) or "",
@@ -72,6 +75,18 @@ def _parameters(row: dict[str, Any]) -> list[str]:
     ]
 
 
+def _needs(row: dict[str, Any]) -> str:
+    """Say what a method gets besides the models, be it needed or not."""
+    return ", ".join([*row["needs"], *(f"{need} (optional)" for need in row["optional"])])
+
+
+def _merges(row: dict[str, Any]) -> str:
+    """Say how many models a method merges; nothing if it is any number."""
+    if row["models"] is not None:
+        return f"exactly {count_noun(row['models'], 'model')}"
+    return "" if row["least"] == 1 else f"at least {count_noun(row['least'], 'model')}"
+
+
 def _print_table(rows: list[dict[str, Any]]) -> None:
     columns = ["method", "formula", "parameters", "needs", "paper"]
     cells = [
@@ -79,7 +94,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             row["name"],
             row["formula"],
             ", ".join(_parameters(row)),
-            ", ".join(row["needs"]),
+            _needs(row),
             row["paper"],
         ]
         for row in rows
@@ -90,8 +105,9 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 def _print_one(row: dict[str, Any], method: "Method") -> None:
     facts = {
         "formula": row["formula"],
-        "merges": "" if row["models"] is None else f"exactly {count_noun(row['models'], 'model')}",
-        "needs": ", ".join(row["needs"]),
+        "merges": _merges(row),
+        "gives": "one result for each model, chosen by task" if row["per_task"] else "",
+        "needs": _needs(row),
         "paper": row["paper"],
     }
     lines = [row["name"], *(f"  {key}: {value}" for key, value in facts.items() if value)]

@@ -125,8 +125,10 @@ def merge(
     given = _as_list(models)
     kind = _one_kind(given if base is None else [*given, base])
     row = _as_method(method)
-    row.check(parameters or {}, base=base is not None, weights=weights is not None)
     shares = None if weights is None else _checked_weights(weights, len(given))
+    row.check(
+        parameters or {}, base=base is not None, weights=weights is not None, models=len(given)
+    )
     if dtype is not None and kind is nn.Module:
         raise InputError(
             "dtype= is for files and mappings; for modules call .to(dtype) on the result"

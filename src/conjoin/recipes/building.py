@@ -275,7 +275,7 @@ def check_method(recipe: Recipe, root: Place, problems: Problems) -> None:
     method, base = recipe.method, recipe.base
     if base is None and Need.BASE in method.needs:
         problems.add(root, f"{method.name} merges changes from a common base; it needs `base:`")
-    if base is not None and Need.BASE not in method.needs and not _chosen(recipe):
+    if base is not None and not method.takes_base and not _chosen(recipe):
         problems.add(base.place, f"{method.name} uses no base; leave out `base:`")
     for part in recipe.parts:
         before = len(problems)
@@ -299,7 +299,7 @@ def _chosen(recipe: Recipe) -> bool:
 
 def _check_layers(recipe: Recipe, part: Part, problems: Problems) -> None:
     ranges = [use.layers for use in part.uses]
-    if Need.BASE in recipe.method.needs and recipe.base is not None:
+    if recipe.method.takes_base and recipe.base is not None:
         ranges.append(part.base_layers)
         if part.base_layers is None and any(found is not None for found in ranges):
             problems.add(

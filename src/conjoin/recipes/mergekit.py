@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 
-from conjoin.methods import METHODS, Method, Need
+from conjoin.methods import MERGEKIT_IGNORED, METHODS, Method, Need
 from conjoin.recipes.building import check_method, name_sources
 from conjoin.recipes.forms import Found
 from conjoin.recipes.mergekit_form import MERGEKIT_FORM
@@ -42,12 +42,6 @@ from conjoin.recipes.values import Gradient, Value
 __all__ = ["build_mergekit"]
 
 Read = Mapping[str, Found[Any]]
-
-_LATER = (
-    *("nuslerp", "multislerp", "karcher", "breadcrumbs", "breadcrumbs_ties", "della"),
-    *("della_linear", "sce", "model_stock", "nearswap", "arcee_fusion", "ram", "ramplus_tl"),
-)
-"""Methods of mergekit that conjoin does not have."""
 
 
 @dataclass
@@ -103,7 +97,7 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
     if kind == "slices":
         parts = tuple(by_names_of_models(part, values, method) for part in parts)
     files_from = _files_from(read, reader)
-    of_use = Need.BASE in method.needs or files_from == BASE
+    of_use = method.takes_base or files_from == BASE
     recipe = Recipe(
         method=method,
         sources=tuple(name_sources(reader.sources, reader.base, problems)),
@@ -145,12 +139,7 @@ def _method(read: Read, problems: Problems) -> Method | None:
     name, place = read["merge_method"].value, read["merge_method"].place
     if name in OF_THE_METHOD and name in METHODS:
         return METHODS[name]
-    if name in _LATER:
-        problems.add(
-            place, f"the method {name!r} is not there yet. There are: {', '.join(OF_THE_METHOD)}"
-        )
-    else:
-        problems.add(place, unknown("method", name, OF_THE_METHOD))
+    problems.add(place, unknown("method", name, OF_THE_METHOD))
     return None
 
 
@@ -193,7 +182,7 @@ def _models(inputs: Found[Any], reader: _Reader) -> tuple[Part, ...]:
         _reference(item.value["model"].value) for item in inputs.value if "model" in item.value
     ]
     base = reader.base
-    if base is None or Need.BASE in reader.method.needs or base.reference in listed:
+    if base is None or reader.method.takes_base or base.reference in listed:
         return (Part(_base_first(uses, reader), place=inputs.place),)
     if reader.method.name == "slerp":
         reader.sources.append(base)
@@ -202,7 +191,7 @@ def _models(inputs: Found[Any], reader: _Reader) -> tuple[Part, ...]:
         reader.problems.add(
             base.place,
             f"{reader.method.name} has no base; mergekit would merge this model too. List it under "
-            "`models:` with a weight, or leave it out",
+            "`models:` (with a weight, if it takes some), or leave it out",
         )
     return (Part(_base_first(uses, reader), place=inputs.place),)
 
@@ -228,7 +217,7 @@ def _uses_of_slice(
 ) -> tuple[list[Use], tuple[int, int] | None, dict[str, Value]]:
     sources = own.get("sources", Found([], place)).value
     uses, base_layers = _uses(sources, place, reader)
-    if Need.BASE in reader.method.needs and base_layers is None and reader.base is not None:
+    if reader.method.takes_base and base_layers is None and reader.base is not None:
         reader.problems.add(
             place, f"the base {reader.base.reference!r} has to be one of the sources of the slice"
         )
@@ -251,7 +240,7 @@ def _uses(
             reader.note("override_architecture is not needed: layers are found by names")
         values = reader.parameters(own, of_a_model=True)
         is_base = reader.base is not None and reference == reader.base.reference
-        if is_base and Need.BASE in reader.method.needs:
+        if is_base and reader.method.takes_base:
             base_layers = layers
             if values:
                 reader.note(f"the parameters of the base {reference!r} have no effect")
@@ -306,8 +295,10 @@ def _reference(value: Any) -> str:
 
 def _required(parts: Sequence[Part], values: Mapping[str, Value], reader: _Reader) -> None:
     """A tensor without a weight, or a t, stops mergekit; here that is seen before."""
-    required = {"slerp": ["t"]}.get(reader.method.name, [])
-    required += ["weight"] if Need.WEIGHTS in reader.method.needs else []
+    required = {"slerp": ["t"], "nearswap": ["t"]}.get(reader.method.name, [])
+    ignored = MERGEKIT_IGNORED.get(reader.method.name, ())
+    if Need.WEIGHTS in reader.method.needs and "weight" not in ignored:
+        required = [*required, "weight"]
     for part in parts:
         for use in part.uses:
             tables = (use.values, part.values, values)

@@ -16,7 +16,7 @@ from conjoin.recipes.nodes import ScalarNode
 from conjoin.recipes.parameters import parameter_forms
 from conjoin.recipes.problems import Place, Problems, unknown
 from conjoin.recipes.recipe import Part
-from conjoin.recipes.scalar_forms import Flag
+from conjoin.recipes.scalar_forms import Flag, Whole
 from conjoin.recipes.values import Gradient, Rule, Scalar, Value
 
 __all__ = [
@@ -36,6 +36,19 @@ OF_THE_METHOD: Mapping[str, tuple[str, ...]] = {
     "ties": ("normalize", "lambda", "rescale", "int8_mask"),
     "dare_linear": ("normalize", "lambda", "rescale", "int8_mask"),
     "dare_ties": ("normalize", "lambda", "rescale", "int8_mask"),
+    "nuslerp": ("nuslerp_row_wise", "nuslerp_flatten"),
+    "multislerp": ("normalize_weights", "eps"),
+    "karcher": ("max_iter", "tol"),
+    "model_stock": ("filter_wise",),
+    "nearswap": ("t",),
+    "arcee_fusion": (),
+    "della": ("normalize", "lambda", "rescale", "int8_mask"),
+    "della_linear": ("normalize", "lambda", "rescale", "int8_mask"),
+    "breadcrumbs": ("normalize", "lambda", "rescale", "int8_mask"),
+    "breadcrumbs_ties": ("normalize", "lambda", "rescale", "int8_mask"),
+    "sce": ("select_topk", "int8_mask"),
+    "ram": ("epsilon",),
+    "ramplus_tl": ("r", "alpha", "epsilon"),
 }
 """mergekit's parameters of each method that are one for all models."""
 
@@ -47,6 +60,19 @@ OF_A_MODEL: Mapping[str, tuple[str, ...]] = {
     "ties": ("weight", "density"),
     "dare_linear": ("weight", "density"),
     "dare_ties": ("weight", "density"),
+    "nuslerp": ("weight",),
+    "multislerp": ("weight",),
+    "karcher": (),
+    "model_stock": (),
+    "nearswap": (),
+    "arcee_fusion": (),
+    "della": ("weight", "density", "epsilon"),
+    "della_linear": ("weight", "density", "epsilon"),
+    "breadcrumbs": ("weight", "density", "gamma"),
+    "breadcrumbs_ties": ("weight", "density", "gamma"),
+    "sce": (),
+    "ram": (),
+    "ramplus_tl": (),
 }
 """... and those that each model may have its own of."""
 
@@ -124,7 +150,9 @@ def _one(
         mapped: Scalar = table[bool(value)]
         return mapped
     # In mergekit every parameter is a number: 1 is true, and true is 1.
-    known = bool(value) if isinstance(form, Flag) else float(value)
+    known: Scalar = bool(value) if isinstance(form, Flag) else float(value)
+    if isinstance(form, Whole) and float(value).is_integer():
+        known = int(value)
     form.read(ScalarNode(known, place), problems)  # notes what is out of range
     return known
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from conjoin.checkpoints import Checkpoint, Kind, match_names
 from conjoin.errors import ConjoinError, RecipeError
 from conjoin.merging import Rule, Settings, Source, Task, make_tasks
-from conjoin.methods import Need
 from conjoin.recipes.layers import Outside
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.problems import Place, Problems
@@ -125,7 +124,7 @@ def _tasks_of(
         there = [table.get(name, name) for table in one.tables]
         return recipe.settings(one.part, name, one.places.get(name, Outside.UNKNOWN), there)
 
-    merged = Need.BASE in recipe.method.needs
+    merged = recipe.method.takes_base
     of_base = [] if merged else [name for name, k in kept.items() if k == len(views)]
     made = make_tasks(
         [_without(of_base, seen, kinds) for seen in views],

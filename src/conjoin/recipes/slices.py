@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from conjoin.checkpoints import Checkpoint
 from conjoin.errors import ConjoinError, RecipeError
-from conjoin.methods import Need
 from conjoin.recipes.layers import InLayer, Layers, Outside, Stack, find_layers
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.problems import Place, Problems
@@ -100,7 +99,7 @@ def _stacked(
 def _has_part(recipe: Recipe) -> bool:
     """Whether tensors of the base are used; it may be there for its config alone."""
     kept = any(rule.source == BASE for rule in recipe.keep)
-    return kept or Need.BASE in recipe.method.needs
+    return kept or recipe.method.takes_base
 
 
 def _taken(

@@ -23,7 +23,7 @@ from conjoin.recipes import Options, make_plan, read_recipe, run_plan
 HERE = Path(__file__).parent
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "peers" / "mergekit_golden.py"
 RECIPES: dict[str, Any] = yaml.safe_load((HERE / "recipes.yml").read_text(encoding="utf-8"))
-RANDOM = ("random-dare_linear", "random-dare_ties")
+RANDOM = tuple(name for name in RECIPES if name.startswith("random-"))
 UNEVEN = "uneven-slices"
 
 
@@ -115,7 +115,35 @@ def test_a_gradient_gives_its_last_value_after_the_layers_and_all_else_is_as_in_
     for tensor, values in expected.items():
         if merged[tensor].dtype == torch.float16:
             values = values.astype(np.float16)
+        if RECIPES[name]["merge_method"] == "model_stock":
+            values = np.where(apart(name, golden, tensor), golden.weights("base")[tensor], values)
         assert_same(merged[tensor], values)
+
+
+def apart(name: str, golden: ModuleType, tensor: str) -> np.ndarray:
+    """Where the changes of a and b go against each other, for each element of a tensor."""
+    base, a, b = (golden.weights(model)[tensor] for model in golden.MODELS)
+    products = (a - base) * (b - base)
+    if name == "model_stock" or base.ndim == 1:
+        return np.broadcast_to(products.sum() < 0, base.shape)
+    return np.broadcast_to(products.sum(-1, keepdims=True) < 0, base.shape)
+
+
+@pytest.mark.parametrize("name", ["model_stock", "model_stock-filter_wise"])
+def test_model_stock_stays_at_the_base_where_models_go_against_each_other(
+    name: str, golden, results, folder, tmp_path
+):
+    """mergekit goes away from both there. Where they agree, the test before has compared."""
+    merged, theirs = merge(RECIPES[name], folder, tmp_path / name), golden.split(results[name])
+    base, a, b = map(golden.weights, golden.MODELS)
+    where = {tensor: apart(name, golden, tensor) for tensor in base}
+    for tensor, values in base.items():
+        ours = merged[tensor].numpy()
+        np.testing.assert_array_equal(ours[where[tensor]], values[where[tensor]])
+        mean = (a[tensor] + b[tensor]) / 2 - values
+        assert (((theirs[tensor] - values) / mean)[where[tensor]] < 0).all()
+    everywhere = np.concatenate([flags.ravel() for flags in where.values()])
+    assert 0.2 < everywhere.mean() < 0.8
 
 
 def test_gradients_differ_at_the_head(golden, results):
