@@ -8,11 +8,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# More arguments for pytest, for the demo, and for the benchmarks (of merging, and of coupling).
+# More arguments for pytest, for the demo, and for the benchmarks (of merging in memory, of coupling,
+# and of merging files).
 PYTEST ?=
 DEMO ?=
 BENCH ?=
 BENCH_COUPLING ?=
+BENCH_SPEED ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean
@@ -38,6 +40,7 @@ check: $(VENV)/.installed-dev  ## check format, style, types, layers of imports 
 bench: $(VENV)/.installed-digits  ## run the benchmarks (BENCH="--params 1e6" for a small setting)
 	$(BIN)/python benchmarks/merge_in_memory.py $(BENCH)
 	$(BIN)/python benchmarks/coupling_overhead.py $(BENCH_COUPLING)
+	$(BIN)/python benchmarks/merge_speed.py $(BENCH_SPEED)
 
 clean:  ## remove .venv and all caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -459,3 +459,27 @@ def test_one_model_and_its_base(run, two, tmp_path):
     run("merge", *two, "--base", two[1], "-m", "nearswap", "-o", out, "--overwrite", code=2)
     alone = run("merge", two[0], "-m", "passthrough", "-o", tmp_path / "new.safetensors", code=2)
     assert "one and --base" in alone.stderr
+
+
+def test_one_result_for_each_task(run, tmp_path):
+    for k, name in enumerate(("base", "a", "b")):
+        save({"w": torch.arange(6.0) * k, "v": torch.ones(2) * k}, tmp_path / f"{name}.safetensors")
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(
+        "method: emr\nbase: base.safetensors\nmodels: [a.safetensors, b.safetensors]\n"
+    )
+    out = tmp_path / "out"
+    result = run("merge", recipe, out, "--json")
+    assert [one["out"] for one in json.loads(result.stdout)] == [
+        str(path) for path in sorted(out.iterdir())
+    ]
+    states = [open_checkpoint(tmp_path / f"{name}.safetensors") for name in "ab"]
+    base = open_checkpoint(tmp_path / "base.safetensors")
+    for k, folder in enumerate(sorted(out.iterdir())):
+        expected = conjoin.merge(states, "emr", base=base, parameters={"task": k})
+        assert_same(folder, expected)
+        assert run("verify", folder).exit_code == 0
+    refused = run("merge", recipe, tmp_path / "one.safetensors", code=2)
+    assert "one result for each model" in refused.stderr
+    assert "exists" in run("merge", recipe, out, code=1).stderr
+    assert json.loads(run("merge", recipe, out, "--resume", "--json").stdout or "[]") == []

@@ -36,12 +36,68 @@ def test_products_and_distances_are_those_of_float64(case):
     wide = torch.stack(tensors).double().numpy()
     changes = wide - base.double().numpy()
     close = {"rtol": 1e-12, "atol": 1e-14 * float((wide**2).sum() + (changes**2).sum())}
-    np.testing.assert_allclose(gram_of(lambda f: f(tensors), "m"), wide @ wide.T, **close)
-    found = gram_of(lambda f: f(tensors, base=base), "m")
-    np.testing.assert_allclose(found, changes @ changes.T, **close)
-    assert (found == found.T).all()
+    for given, vectors in (({}, wide), ({"base": base}, changes)):
+        found = gram_of(lambda f, given=given: f(tensors, **given), "m", exact=True)
+        np.testing.assert_allclose(found, vectors @ vectors.T, **close)
+        assert (found == found.T).all()
+        found = gram_of(lambda f, given=given: f(tensors, **given), "m")
+        lengths = np.linalg.norm(vectors, axis=1)
+        assert (np.abs(found - vectors @ vectors.T) <= 1.3e-7 * np.outer(lengths, lengths)).all()
+        assert (found == found.T).all()
     apart = ((wide[:, None] - wide) ** 2).sum(-1)
     np.testing.assert_allclose(squared_distances(lambda f: f(tensors), "m"), apart, **close)
+
+
+@pytest.mark.parametrize(
+    ("angle", "weights", "exactly"),
+    [
+        (0.5, None, False),
+        (1e-3, None, False),  # nearly equal models: nothing cancels
+        (0.0, [1, 3], False),
+        (0.3, [1, -1], True),
+        (0.3, [1, -0.5], False),
+        (2.0, None, False),
+        (2.2, None, True),
+        (3.1415, [1, 10], True),
+    ],
+)
+def test_vectors_that_cancel_are_looked_at_again(angle, weights, exactly):
+    one, other = torch.linalg.qr(torch.randn(5000, 2, generator=torch.Generator().manual_seed(0)))[
+        0
+    ].t()
+    tensors = [one, np.cos(angle) * one + np.sin(angle) * other]
+    looks = []
+
+    def total(function):
+        looks.append(function)
+        return function(tensors)
+
+    found = gram_of(total, "m", weights)
+    assert len(looks) == 1 + exactly
+    if exactly:
+        assert (found == gram_of(total, "m", exact=True)).all()
+
+
+def test_blocks_out_of_range_of_float32_are_exact():
+    random = torch.Generator().manual_seed(0)
+    for factors in ((1e-25, 1e-25), (1e25, 1e25), (1e-25, 1e25), (0.0, 1.0)):
+        tensors = [factor * torch.randn(70_000, generator=random) for factor in factors]
+        wide = torch.stack(tensors).double().numpy()
+        found = gram_of(lambda f, tensors=tensors: f(tensors), "m")
+        expected = wide @ wide.T
+        scale = np.sqrt(np.outer(np.diagonal(expected), np.diagonal(expected)))
+        assert (np.abs(found - expected) <= 1e-13 * scale).all()
+
+
+def test_nothing_is_looked_at_twice_for_nothing():
+    looks = []
+
+    def total(function):
+        looks.append(function)
+        return function([torch.zeros(3)] * 2)
+
+    assert (gram_of(total, "m") == 0).all()
+    assert len(looks) == 1
 
 
 def test_the_distance_of_near_models_is_exact():
@@ -58,9 +114,10 @@ def test_the_number_of_threads_changes_no_bit(threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = gram_of(lambda f: f(tensors), "m")
+        one = [gram_of(lambda f: f(tensors), "m", exact=exact) for exact in (False, True)]
         torch.set_num_threads(threads)
-        assert (gram_of(lambda f: f(tensors), "m") == one).all()
+        for exact in (False, True):
+            assert (gram_of(lambda f: f(tensors), "m", exact=exact) == one[exact]).all()
     finally:
         torch.set_num_threads(before)
 

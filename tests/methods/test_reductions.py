@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from conjoin.methods.reductions import sum_of, sum_of_magnitudes, sum_of_products
+from conjoin.methods.reductions import (
+    quick_products,
+    sum_of,
+    sum_of_magnitudes,
+    sum_of_products,
+)
 
 SIZES = [0, 1, 3, 1 << 14, (1 << 14) + 1, 100_000, 1 << 18]
 
@@ -49,3 +54,74 @@ def test_shapes_and_large_numbers():
     assert sum_of_products(tensor, tensor).item() == pytest.approx(5.4e77)
     # 2**24 + 1 is no float32
     assert sum_of(torch.tensor([2.0**24, 1.0])).item() == 2**24 + 1
+
+
+def magnitudes(kind, size):
+    """Normal values times factors that go over many orders of magnitude."""
+    generator = torch.Generator().manual_seed(size)
+    values = torch.randn(2, size, generator=generator)
+    if kind == "spread":
+        values *= 10.0 ** (20 * torch.rand(2, size, generator=generator) - 15)
+    if kind == "few large":
+        values[:, ::1000] *= 1e4
+    if kind == "tiny beside large":
+        values[0] *= 1e-14
+        values[1] *= 1e14
+    if kind == "near 1":
+        values = 1 + 1e-3 * values
+    if kind == "sparse":
+        values[:, torch.rand(size, generator=generator) < 0.9] = 0
+    return values
+
+
+@pytest.mark.parametrize("size", [1, 3, 4095, 4096, 4097, 65_536, 1 << 18])
+@pytest.mark.parametrize(
+    "kind", ["normal", "spread", "few large", "tiny beside large", "near 1", "sparse"]
+)
+def test_quick_products_are_those_of_float64(kind, size):
+    vectors = magnitudes(kind, size)
+    found = quick_products(list(vectors))
+    if found is None:
+        assert kind in ("sparse", "spread")
+        assert size < 4
+        return
+    wide = vectors.double()
+    expected = (wide @ wide.t()).triu()
+    lengths = wide.norm(dim=1)
+    errors = (found - expected).abs() / torch.outer(lengths, lengths)
+    assert errors.max() <= 1.2e-7  # a rounding of each product, and of sums
+    if kind == "normal" and size >= 4096:
+        assert errors.max() <= 3e-8
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0, 0.0],
+        [1e-16, 0.0],  # 1e-32: beside it squares of 1e-23 and less are lost
+        [1e-30, 1e-40],
+        [4e18, 1.0],
+        [1e30, 1e30],
+        [math.nan, 1.0],
+        [math.inf, 1.0],
+    ],
+)
+def test_quick_products_are_not_made_where_they_could_go_wrong(values):
+    assert quick_products([torch.tensor(values)]) is None
+    assert quick_products([torch.ones(2), torch.tensor(values)]) is None
+
+
+def test_quick_products_are_for_float32():
+    assert quick_products([torch.ones(2, dtype=torch.float64)]) is None
+    assert quick_products([torch.ones(0)]) is None
+
+
+@pytest.mark.parametrize("size", [5000, 65_536, 200_001])
+def test_the_number_of_threads_changes_no_bit_of_quick_products(size, threads):
+    vectors = list(magnitudes("normal", size))
+    found = []
+    for count in (1, 2, 3):
+        threads(count)
+        found.append(quick_products(vectors))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from method_engine import run
 
+from conjoin.errors import MethodError
 from conjoin.methods import MERGEKIT_DEFAULTS
 
 few = settings(deadline=None, max_examples=50)
@@ -132,3 +133,22 @@ def test_mergekit_s_limit():
 def test_one_nan_does_not_hide():
     a, b = torch.tensor([1.0, math.nan]), torch.tensor([1.0, 2.0])
     assert run("slerp", [a, b]).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("angle", [1e-6, 1e-3, 0.5, 2.0, 3.0, 3.1410])
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0, 1e25])
+def test_long_vectors_at_all_angles_and_of_all_sizes(angle, size):
+    """Nearly opposite ones have coefficients that a small error of the cosine would spoil."""
+    random = torch.Generator().manual_seed(0)
+    one, other = torch.linalg.qr(torch.randn(70_000, 2, generator=random))[0].t() * 300
+    tensors = [(size * one), size * (math.cos(angle) * one + math.sin(angle) * other)]
+    a, b = (tensor.numpy() for tensor in tensors)
+    found = run("slerp", tensors, t=0.3, eps=1e-9).double().numpy() / size
+    # The same limit would be another branch by a rounding; the two agree there.
+    expected = _reference(a, b, 0.3, 1e-9) / size
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max(), rtol=1e-6)
+
+
+def test_complex_tensors_are_refused():
+    with pytest.raises(MethodError, match="slerp looks at"):
+        run("slerp", [torch.ones(2, dtype=torch.complex64)] * 2)

@@ -152,7 +152,7 @@ def merge(
 
     [dim]torchrun --nproc-per-node 4 -m conjoin merge recipe.yml merged[/dim]
     """
-    from conjoin.cli.merging import Run, carry_out
+    from conjoin.cli.merging import Run, carry_out_all
 
     run = Run(
         overwrite=overwrite,
@@ -180,7 +180,7 @@ def merge(
         recipe = _recipe(Path(models[0]), in_recipe)
         ctx.meta[IN_RECIPE] = True
         target = _target(models[1:], out)
-        summary = carry_out(recipe, target, run, {})
+        summaries = carry_out_all(recipe, target, run, {})
     else:
         target = _named(out)
         _check_models(models, target, base=base is not None, overwrite=overwrite)
@@ -201,9 +201,12 @@ def merge(
             nonfinite="allow" if allow_nonfinite else "refuse",
             seed=seed or 0,
         )
-        summary = carry_out(_from_options(mapping), target, run, opened)
-    if summary is not None:
-        print_json(summary) if as_json else _print_summary(summary)
+        summaries = carry_out_all(_from_options(mapping), target, run, opened)
+    if as_json and summaries:
+        print_json(summaries[0] if len(summaries) == 1 else summaries)
+    elif not as_json:
+        for summary in summaries:
+            _print_summary(summary)
 
 
 def _check_models(models: list[str], out: Path, *, base: bool, overwrite: bool) -> None:

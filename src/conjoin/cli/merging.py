@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from conjoin.recipes import Plan, Recipe
     from conjoin.streaming import Ranks
 
-__all__ = ["Run", "carry_out"]
+__all__ = ["Run", "carry_out", "carry_out_all"]
 
 _TORCH = (".pt", ".pth", ".bin", ".ckpt")
 _OTHERS = (".gguf", ".h5", ".npz", ".onnx", ".pickle", ".pkl", ".tar", ".zip")
@@ -34,6 +34,44 @@ class Run:
     device: str
     sync: bool
     sha256: bool
+
+
+def carry_out_all(
+    recipe: "Recipe", out: Path, run: Run, opened: Mapping[str, "Checkpoint"]
+) -> list[dict[str, Any]]:
+    """Write what a recipe says, one result or one for each model, and give a summary of each.
+
+    Of a method that gives one result for each task, `out` becomes a folder with a result for each
+    model. Of several processes, only the first gives summaries.
+
+    Args:
+        recipe: what to do.
+        out: a folder; or a file, whose suffix says of which format.
+        run: how.
+        opened: models that are open already, by their reference in the recipe.
+    """
+    from conjoin.recipes import tasks_of
+    from conjoin.streaming import check_out
+
+    recipes = tasks_of(recipe)
+    if not recipes:
+        found = carry_out(recipe, out, run, opened)
+        return [] if found is None else [found]
+    if out.suffix in (*_TORCH, ".safetensors"):
+        raise InputError(
+            f"{recipe.method.name} gives one result for each model, so {out} has to be a folder; "
+            "or say whose is wanted by the parameter task"
+        )
+    if not (run.resume or run.restart or run.overwrite):
+        check_out(out, overwrite=False)
+    out.mkdir(exist_ok=True)
+    summaries = []
+    for title, one in recipes.items():
+        if run.resume and (out / title).exists():
+            continue  # it was finished before
+        summary = carry_out(one, out / title, run, opened)
+        summaries += [] if summary is None else [summary]
+    return summaries
 
 
 def carry_out(

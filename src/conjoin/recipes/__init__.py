@@ -16,6 +16,7 @@ from conjoin.recipes.reading import read_recipe, recipe_from, recipe_from_text
 from conjoin.recipes.recipe import BASE, Keep, KindRule, Output, Part, Recipe, Source, Use
 from conjoin.recipes.run import Options, run_plan
 from conjoin.recipes.schema import recipe_schema
+from conjoin.recipes.tasks import tasks_of
 from conjoin.recipes.values import Gradient, Rule, Value
 from conjoin.recipes.verifying import Verdict, verify
 
@@ -47,5 +48,6 @@ __all__ = [
     "recipe_from_text",
     "recipe_schema",
     "run_plan",
+    "tasks_of",
     "verify",
 ]

@@ -13,6 +13,7 @@ import yaml
 
 from conjoin import __version__
 from conjoin.recipes.plan import Plan
+from conjoin.recipes.tasks import task_of
 from conjoin.streaming import Done
 
 __all__ = ["RECORD", "combined", "model_card", "provenance", "to_json"]
@@ -48,6 +49,7 @@ def provenance(
         "recipe_text": plan.recipe.text,
         "recipe_folder": os.path.relpath(plan.recipe.folder, out.parent),
         "single": plan.single,
+        "task": task_of(plan.recipe),
         "inputs": _inputs(plan, done, sha256 or {}),
         "outputs": _outputs(plan, done),
         "notes": _notes(plan),

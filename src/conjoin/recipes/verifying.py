@@ -16,6 +16,7 @@ from conjoin.merging.blocks import blocks_of
 from conjoin.recipes.plan import Plan, make_plan
 from conjoin.recipes.provenance import RECORD, combined
 from conjoin.recipes.reading import recipe_from_text
+from conjoin.recipes.tasks import for_task
 from conjoin.streaming import Job, NotedCheckpoint
 from conjoin.streaming.noted import raw_bytes
 
@@ -77,7 +78,9 @@ def verify(out: Path, *, samples: int | None = 20, seed: int = 0) -> Verdict:
     record = read_record(out)
     folder = (out.absolute().parent / str(record.get("recipe_folder", "."))).resolve()
     recipe = recipe_from_text(record["recipe_text"], folder=folder)
-    single = record.get("single")
+    task, single = record.get("task"), record.get("single")
+    if type(task) is int and recipe.method.per_task:
+        recipe = for_task(recipe, task)
     plan = make_plan(recipe, single=single if isinstance(single, str) else None)
     wrong = _changed_inputs(plan, record)
     if record.get("recipe") != json.loads(json.dumps(recipe.canonical())):
