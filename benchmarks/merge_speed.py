@@ -47,7 +47,24 @@ RECIPES: dict[str, dict[str, Any]] = {
     "task_arithmetic": {"models": "bc", "base": "a", "of_model": {"weight": 0.5}},
     "ties": {"models": "bc", "base": "a", "of_model": {"weight": 0.5, "density": 0.2}},
     "dare_ties": {"models": "bc", "base": "a", "of_model": {"weight": 0.5, "density": 0.5}},
+    # The others of mergekit's methods: measured when they are named.
+    "passthrough": {"models": "b"},
+    "nuslerp": {"models": "bc", "of_model": {"weight": 0.5}},
+    "multislerp": {"models": "bc", "of_model": {"weight": 0.5}},
+    "karcher": {"models": "bc"},
+    "dare_linear": {"models": "bc", "base": "a", "of_model": {"weight": 0.5, "density": 0.5}},
+    "della": {"models": "bc", "base": "a", "of_model": {"weight": 0.5, "density": 0.5}},
+    "della_linear": {"models": "bc", "base": "a", "of_model": {"weight": 0.5, "density": 0.5}},
+    "breadcrumbs": {"models": "bc", "base": "a", "of_model": {"weight": 0.5, "density": 0.5}},
+    "breadcrumbs_ties": {"models": "bc", "base": "a", "of_model": {"weight": 0.5, "density": 0.5}},
+    "sce": {"models": "bc", "base": "a", "parameters": {"select_topk": 0.5}},
+    "model_stock": {"models": "bc", "base": "a"},
+    "nearswap": {"models": "b", "base": "a", "parameters": {"t": 0.001}},
+    "arcee_fusion": {"models": "b", "base": "a"},
+    "ram": {"models": "bc", "base": "a"},
+    "ramplus_tl": {"models": "bc", "base": "a"},
 }
+DEFAULT = ("linear", "slerp", "task_arithmetic", "ties", "dare_ties")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[1e9],
         help="of each model; several are measured one after the other (default: 1e9)",
     )
-    parser.add_argument("--methods", nargs="+", choices=[*RECIPES], default=[*RECIPES])
+    parser.add_argument(
+        "--methods", nargs="+", choices=["all", *RECIPES], default=[*DEFAULT], metavar="METHOD"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="medians are over these (default: 5)")
     parser.add_argument("--folder", type=Path, help="for the files; default: a temporary one")
     parser.add_argument("--mergekit", type=Path, help="Python of an environment with mergekit")
@@ -68,10 +87,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if min(options.params) < 1e4 or options.rounds < 1:
         parser.error("--params must be at least 1e4, and --rounds at least 1")
+    methods = [*RECIPES] if "all" in options.methods else options.methods
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         reports = [
-            measure(make(folder, round(params)), options.methods, options.rounds, options.mergekit)
+            measure(make(folder, round(params)), methods, options.rounds, options.mergekit)
             for params in options.params
         ]
     print("\n\n".join(map(table, reports)))
@@ -230,6 +250,7 @@ COLUMNS = {
     "x CPU": "copies of CPU beyond the start",
     "mergekit/": "times faster than mergekit",
     "MB": "MB beyond the start",
+    "CPU": "times less CPU than mergekit",
     "s/GB": "seconds per GB beyond the start",
     "s": "seconds",
     "CPU s": "CPU seconds",

@@ -14,6 +14,7 @@ from conjoin.checkpoints import MemoryCheckpoint, open_checkpoint, save
 from conjoin.cli import app
 from conjoin.cli import progress as progress_module
 from conjoin.cli.progress import byte_bar, tracked
+from conjoin.methods import METHODS, Need
 from conjoin.streaming import partial_of
 from conjoin.streaming.running import _Files
 
@@ -483,3 +484,25 @@ def test_one_result_for_each_task(run, tmp_path):
     assert "one result for each model" in refused.stderr
     assert "exists" in run("merge", recipe, out, code=1).stderr
     assert json.loads(run("merge", recipe, out, "--resume", "--json").stdout or "[]") == []
+
+
+@pytest.mark.parametrize("row", METHODS.values(), ids=METHODS.keys())
+def test_every_method_does_by_options_what_it_does_from_python(row, two, run, tmp_path):
+    if row.models == 1 and Need.BASE not in row.needs:
+        return  # one model alone is for recipes, where layers are stacked
+    models, options, given = two[: row.models or 2], [], {}
+    if Need.BASE in row.needs:
+        given["base"] = tmp_path / "base.safetensors"
+        drawn = {
+            name: tensor + 0.5 if tensor.is_floating_point() else tensor
+            for name, tensor in open_checkpoint(two[0]).items()
+        }
+        options += ["--base", save(drawn, given["base"])]
+    if Need.WEIGHTS in row.needs:
+        given["weights"] = [0.5, 2.0][: len(models)]
+        options += ["--weights", ",".join(map(str, given["weights"]))]
+    if row.per_task:
+        given["parameters"] = {"task": 1}  # else there are several results
+        options += ["--set", "task=1"]
+    run("merge", *models, "-m", row.name, "-o", tmp_path / "out.safetensors", *options)
+    assert_same(tmp_path / "out.safetensors", conjoin.merge(models, row.name, **given))

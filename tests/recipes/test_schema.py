@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from conjoin.errors import RecipeError
 from conjoin.methods import METHODS, Need
 from conjoin.recipes import recipe_from, recipe_schema
+from conjoin.recipes.parameters import parameter_forms
+from conjoin.recipes.scalar_forms import Choice, Number
 
 SCHEMA = recipe_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -94,6 +96,19 @@ def test_every_method_and_parameter_is_in_it(name: str):
     weighted = {**data, "parameters": {"weight": 1}}
     assert VALIDATOR.is_valid(weighted) == (Need.WEIGHTS in method.needs)
     assert not VALIDATOR.is_valid({**data, "parameters": {"no_such_parameter": 1}})
+
+
+def test_a_parameter_of_several_methods_takes_what_any_of_them_takes():
+    shared = parameter_forms(None)
+    for method in METHODS.values():
+        for name, form in parameter_forms(method).items():
+            any_of, own = shared[name].scalar, form.scalar
+            assert type(any_of) is type(own)
+            if isinstance(own, Choice):
+                assert set(own.options) <= set(any_of.options)
+            if isinstance(own, Number):
+                assert any_of.low <= own.low
+                assert own.high <= any_of.high
 
 
 WORDS = """

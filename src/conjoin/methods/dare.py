@@ -221,4 +221,7 @@ def _drop(
         mask.clamp_(limit - 1, limit).sub_(limit)
         integers = _INTEGERS[change.dtype]
         own = mask.to(change.device, integers).view(change.shape)
-        change.view(integers).bitwise_and_(own)
+        if change.requires_grad:
+            change.mul_(own.ne(0))  # autograd does not see what becomes of bits
+        else:
+            change.view(integers).bitwise_and_(own)

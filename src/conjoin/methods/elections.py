@@ -70,6 +70,8 @@ def merge_elected(
 ) -> Tensor:
     """Merge weighted changes as the module says. The tensors in `changes` are used up.
 
+    Gradients go through it; which changes are merged is taken as given.
+
     Args:
         changes: ``d_i``, real, of one shape; they are overwritten.
         weights: ``a_i``, one per change.
@@ -82,9 +84,10 @@ def merge_elected(
         The merged change, a new tensor.
     """
     # Everything is arithmetic on floats in place: masks of bool and `where` take many times longer.
-    sign = changes[0].clone() if elect == "sum" else changes[0].sign()
-    for change in changes[1:]:
-        sign += change if elect == "sum" else change.sign()
+    votes = [change.detach() for change in changes]
+    sign = votes[0].clone() if elect == "sum" else votes[0].sign()
+    for vote in votes[1:]:
+        sign += vote if elect == "sum" else vote.sign()
     sign.sign_()
     if undecided == "positive":
         sign.add_(0.5).sign_()
@@ -94,10 +97,14 @@ def merge_elected(
         if merge != "sum":
             share = weight if merge == "weighted" else 1
             if divisor is None:
-                divisor = change.sign().mul_(share)
+                divisor = change.detach().sign().mul_(share)
             else:
-                divisor.add_(change.sign(), alpha=share)
-        merged = change if merged is None else merged.add_(change)
+                divisor.add_(change.detach().sign(), alpha=share)
+        if merged is None:
+            # For gradients relu_ needs its result as it was.
+            merged = change.clone() if change.requires_grad else change
+        else:
+            merged.add_(change)
     assert merged is not None
     if divisor is not None:
         # Where none agrees zero is divided by one.

@@ -18,7 +18,8 @@ from torch import Tensor
 from conjoin.errors import MethodError
 from conjoin.methods.elections import check_real
 from conjoin.methods.method import Total
-from conjoin.methods.strips import in_strips
+from conjoin.methods.reductions import quick_products
+from conjoin.methods.strips import in_strips, strips_of
 from conjoin.methods.weights import shares_of
 
 __all__ = [
@@ -38,31 +39,73 @@ Numbers = NDArray[np.float64]
 # threads within one sum.
 _STRIP = 1 << 14
 
+# What is taken for cancelling, in `gram_of`: a cosine below this, and a sum of directions that is
+# shorter than this part of its weights.
+_OPPOSITE = -0.5
+_SHORT = 0.1
+
 # Coefficients larger than this cancel each other, as those of nearly opposite directions do, or
 # are of a model that is tiny beside others, and may be out of range of float32.
 _LARGE = 16.0
 
 
-def gram_of(total: Total, method: str) -> Numbers:
+def gram_of(
+    total: Total, method: str, weights: Sequence[float] | None = None, *, exact: bool = False
+) -> Numbers:
     """Give ``G_ij = v_i . v_j`` of the models' tensors, or of their changes if there is a base.
 
     Args:
         total: the engine's.
         method: that asks, for errors.
+        weights: of the models; None for equal ones.
+        exact: exact to about 1e-16 of ``|v_i| |v_j|``: products of float32 have no rounding in
+            float64, and neither have changes from a base of similar size. Otherwise the products
+            are in float32, in less than half of the time; see `quick_products` for the error.
+            Coefficients have an error of that size then, of models that are almost equal as of
+            others, unless vectors cancel. So where two are nearly opposite, or the weighted sum of
+            all directions is short, a second look at the tensors is exact.
 
     Returns:
-        [n, n], exact to about 1e-16 of ``|v_i| |v_j|``: products of float32 have no rounding in
-        float64, and neither have changes from a base of similar size.
+        [n, n].
 
     Raises:
         MethodError: the tensors are complex.
     """
 
-    def products(tensors: Sequence[Tensor], *, base: Tensor | None = None) -> Tensor:
+    def exactly(tensors: Sequence[Tensor], *, base: Tensor | None = None) -> Tensor:
         check_real(tensors[0], method)
         return _pairs(tensors, base, torch.mul)
 
-    return _symmetric(total(products))
+    def quickly(tensors: Sequence[Tensor], *, base: Tensor | None = None) -> Tensor:
+        check_real(tensors[0], method)
+        sums = torch.zeros(len(tensors), len(tensors), dtype=torch.float64)
+        if tensors[0].is_meta:
+            return sums
+        for parts, ancestor in strips_of(tensors, tensors[0] if base is None else base):
+            changes = parts if base is None else [part - ancestor for part in parts]
+            found = quick_products(changes)
+            if found is None:
+                found = _pairs(parts, None if base is None else ancestor, torch.mul)
+            sums += found
+        return sums
+
+    if not exact:
+        gram = _symmetric(total(quickly))
+        if not _cancel(gram, weights):
+            return gram
+    return _symmetric(total(exactly))
+
+
+def _cancel(gram: Numbers, weights: Sequence[float] | None) -> bool:
+    """Whether errors of a Gram matrix would grow in sums of its vectors, see `gram_of`."""
+    known = directions(gram)
+    if known is None or not known[0].any():
+        return False  # there are none; this has been looked at in float64
+    numbers = np.ones(len(gram)) if weights is None else np.array(weights, dtype=np.float64)
+    if len(numbers) != len(gram) or not np.isfinite(numbers).all():
+        return False  # an error of the caller's
+    short = norm_of(numbers, known[1]) < _SHORT * float(np.abs(numbers).sum())
+    return short or float(known[1].min(initial=1.0)) < _OPPOSITE
 
 
 def squared_distances(total: Total, method: str) -> Numbers:

@@ -41,7 +41,7 @@ def find_karcher_mean(
     Returns:
         float64 [n].
     """
-    gram = gram_of(total, "karcher")
+    gram = gram_of(total, "karcher", weights)
     shares = np.array(shares_of_points(weights, len(gram), "karcher"))
     known = directions(gram)
     if known is None:

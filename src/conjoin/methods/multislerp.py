@@ -25,7 +25,7 @@ def find_barycentre(
     Returns:
         float64 [n].
     """
-    gram = gram_of(total, "multislerp")
+    gram = gram_of(total, "multislerp", weights)
     shares = np.array(shares_of(weights, len(gram), "multislerp", normalize=normalize))
     known = directions(gram)
     if known is None:

@@ -96,9 +96,9 @@ def sce(
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
         changes = _selected(tensors, base, limit)
-        sign = changes[0].clone()
+        sign = changes[0].detach().clone()
         for change in changes[1:]:
-            sign.add_(change)
+            sign.add_(change.detach())
         sign.sign_()
         if undecided == "positive":
             sign.add_(0.5).sign_()
@@ -107,7 +107,7 @@ def sce(
             change.mul_(sign).relu_()  # its magnitude if it agrees, else zero
             merged.add_(change, alpha=weight)
             if merge == "weighted":
-                divisor.add_(change.sign_(), alpha=weight)
+                divisor.add_(change.detach().sign(), alpha=weight)
         if merge == "weighted":
             # Where none agrees zero is divided by one.
             merged /= divisor.add_(torch.eq(divisor, 0, out=torch.empty_like(divisor)))

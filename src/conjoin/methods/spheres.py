@@ -7,10 +7,9 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from conjoin.methods.gram import coefficients_of, combined, gram_of
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within
-from conjoin.methods.reductions import sum_of_products
-from conjoin.methods.strips import strips_of
 
 __all__ = ["measure_angle", "slerp"]
 
@@ -25,16 +24,8 @@ def measure_angle(total: Total) -> Tensor:
     Returns:
         float64 [3].
     """
-
-    def products(tensors: Sequence[Tensor]) -> Tensor:
-        sums = torch.zeros(3, dtype=torch.float64)
-        for (first, second), _ in strips_of(tensors, tensors[0]):
-            one, other = first.double(), second.double()
-            pairs = ((one, one), (other, other), (one, other))
-            sums += torch.stack([sum_of_products(left, right) for left, right in pairs])
-        return sums
-
-    return total(products)
+    (first, product), (_, second) = gram_of(total, "slerp").tolist()
+    return torch.tensor([first, second, product], dtype=torch.float64)
 
 
 def slerp(
@@ -59,6 +50,9 @@ def slerp(
         eps: the straight line is used where ``|cos(theta)| > 1 - eps``. By default it is where
             the two agree to about the rounding of float32 (1e-12 at least); mergekit has 0.0005.
 
+    Raises:
+        MethodError: complex tensors, from `measure_angle`.
+
     Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985.
 
     >>> a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
@@ -73,8 +67,8 @@ def slerp(
         return torch.lerp(first, second, t)
     theta = math.acos(cosine)
     sine = math.sin(theta)
-    result = first * (math.sin((1 - t) * theta) / sine)
-    return result.add_(second, alpha=math.sin(t * theta) / sine)
+    factors = [math.sin((1 - t) * theta) / sine, math.sin(t * theta) / sine]
+    return combined(tensors, coefficients_of(factors))
 
 
 def _cosine(first: float, second: float, product: float) -> float | None:

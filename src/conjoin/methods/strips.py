@@ -37,6 +37,8 @@ def in_strips(
 ) -> Tensor:
     """Call an elementwise function of (tensors, base) on every strip, and join the results.
 
+    Gradients go through it, if they go through the function.
+
     >>> in_strips(lambda tensors, base: tensors[0] - base, [torch.ones(2, 1)], torch.zeros(2, 1))
     tensor([[1.], [1.]])
     """
@@ -45,6 +47,10 @@ def in_strips(
         return function([tensor.reshape(-1) for tensor in tensors], base.reshape(-1)).view(
             base.shape
         )
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*tensors, base)):
+        # Autograd does not follow what is written into parts of a tensor.
+        made = [function(parts, ancestor) for parts, ancestor in strips_of(tensors, base)]
+        return torch.cat(made).view(base.shape)
     result = torch.empty(base.shape, dtype=base.dtype, device=base.device)
     for (parts, ancestor), place in zip(
         strips_of(tensors, base), result.view(-1).split(STRIP), strict=True

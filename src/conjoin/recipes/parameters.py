@@ -25,8 +25,22 @@ def parameter_forms(method: Method | None) -> dict[str, ValueForm]:
     'weight'
     """
     if method is None:
-        return {name: form for row in METHODS.values() for name, form in _forms(row).items()}
+        found: dict[str, ValueForm] = {}
+        for row in METHODS.values():
+            for name, form in _forms(row).items():
+                found[name] = _either(found.get(name, form), form)
+        return found
     return _forms(method)
+
+
+def _either(one: ValueForm, other: ValueForm) -> ValueForm:
+    """What one of two methods takes as a parameter of one name."""
+    first, second = one.scalar, other.scalar
+    if isinstance(first, Choice) and isinstance(second, Choice):
+        return ValueForm(Choice(tuple(dict.fromkeys(first.options + second.options)), first.what))
+    if isinstance(first, Number) and isinstance(second, Number):
+        return ValueForm(Number(min(first.low, second.low), max(first.high, second.high)))
+    return one  # no two methods differ otherwise
 
 
 def _forms(method: Method) -> dict[str, ValueForm]:

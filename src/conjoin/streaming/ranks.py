@@ -21,7 +21,7 @@ from torch import Tensor
 from conjoin.errors import InputError
 from conjoin.merging import Piece, Workers
 
-__all__ = ["Everyone", "Ranks", "joined_ranks"]
+__all__ = ["Distributed", "Everyone", "Ranks", "joined_ranks"]
 
 _PATIENCE = datetime.timedelta(days=2)
 """How long a process waits for another that is still at work; one that has died ends it at once."""
