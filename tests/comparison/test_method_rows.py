@@ -81,6 +81,16 @@ def test_the_factor_is_the_best_on_validation_data(compared):
     assert _accuracy(run, "task_arithmetic", "validation") == max(scores.values())
 
 
+def test_one_network_for_each_task_is_told_the_task(tiny):
+    base = tiny.network(0)
+    models = {"a": _tuned(base, 1), "b": _tuned(base, 2)}
+    data = {"one": tiny.parts(), "two": tiny.parts(seed=9)}
+    run = tiny.compare(models, data, base=base)
+    told = {r.how["row"] for r in run.view("row") if r.how["group"] == "methods"
+            and r.how["uses_task_label"]}  # fmt: skip
+    assert told == {name for name, method in METHODS.items() if method.per_task}
+
+
 def test_no_method_is_left_out(compared):
     run = compared[-1]
     measured = {r.how["row"] for r in run.view("row") if r.how["group"] == "methods"}

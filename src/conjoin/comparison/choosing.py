@@ -1,20 +1,20 @@
 """What every choice of a comparison is made by: a score on validation data."""
 
 import math
-
-from torch import nn
+from collections.abc import Mapping
 
 from conjoin.comparison.family import Family
-from conjoin.evaluation import outcomes
+from conjoin.evaluation import Predictor, outcomes
 
 __all__ = ["comparable", "validation_score"]
 
 
-def validation_score(module: nn.Module, family: Family) -> float:
+def validation_score(predictor: Predictor, family: Family) -> float:
     """Mean over tasks of accuracy on validation data, or of minus the loss for a regression."""
     scores = []
     for name, task in family.tasks.items():
-        metrics = outcomes(module, task.parts["validation"](), name).metrics()
+        chosen = predictor[name] if isinstance(predictor, Mapping) else predictor
+        metrics = outcomes(chosen, task.parts["validation"](), name).metrics()
         scores.append(-metrics["loss"] if task.regression else metrics["accuracy"])
     return comparable(sum(scores) / len(scores))
 
