@@ -13,7 +13,7 @@ from conjoin.errors import DataError
 NAMES = [
     *("preset", "seeds", "first_seed", "mnist", "svhn", "first", "second", "unseen", "out"),
     *("device", "precision", "width", "epochs", "train", "test", "settings"),
-    *("table", "continuum", "strength", "profiles", "strengths", "download", "command"),
+    *("table", "methods", "continuum", "strength", "profiles", "strengths", "download", "command"),
 ]
 
 
@@ -69,6 +69,7 @@ def test_defaults(run, calls):
         "precision": "auto",
         "download": False,
         "table": True,
+        "methods": False,
         "continuum": False,
         "profiles": (),
         "strengths": (),
@@ -94,11 +95,11 @@ def test_options_arrive(run, calls, monkeypatch):
             "cpu",
         ),
         *("--precision", "float32", "--width", 0.5, "--epochs", 2, "--train", 30, "--test", 40),
-        *("--download", "--no-table", "--continuum", "--strength", "auto"),
+        *("--download", "--no-table", "--methods", "--continuum", "--strength", "auto"),
         *("--profile", "uniform", "--profile", "tied finish", "--strengths", "0, .1,inf"),
     )
     (o,) = calls
-    assert (o.table, o.continuum, o.strength) == (False, True, "auto")
+    assert (o.table, o.methods, o.continuum, o.strength) == (False, True, True, "auto")
     assert o.profiles == ("uniform", "tied finish")
     assert o.strengths == (0.0, 0.1, float("inf"))
     assert (o.preset, o.seeds, o.first_seed, o.mnist, o.svhn) == (
