@@ -4,7 +4,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from conjoin.checkpoints import save
+from conjoin.checkpoints import open_checkpoint, save
 from conjoin.cli import app
 
 
@@ -52,3 +52,17 @@ def two(tmp_path):
         }
         paths.append(save(tensors, tmp_path / f"{name}.safetensors"))
     return paths
+
+
+@pytest.fixture
+def assert_same():
+    """Compare a file or folder with named tensors, bit for bit."""
+    return _assert_same
+
+
+def _assert_same(path, expected):
+    found = open_checkpoint(path)
+    assert list(found) == list(expected)
+    for name in expected:
+        assert found[name].dtype == expected[name].dtype
+        assert torch.equal(found[name], expected[name]), name

@@ -1,5 +1,6 @@
 """What `conjoin merge` does once it knows the recipe: plan, run, and say what came out."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,9 +51,16 @@ def carry_out_all(
         run: how.
         opened: models that are open already, by their reference in the recipe.
     """
-    from conjoin.recipes import tasks_of
+    from conjoin.recipes import make_plan, tasks_of
     from conjoin.streaming import check_out
 
+    _check_suffix(out)
+    if out.suffix not in (*_TORCH, ".safetensors") and recipe.output.format == "torch":
+        raise InputError(
+            f"the recipe asks for one torch file; give it a name that ends in .pt, not {out}"
+        )
+    # Every mistake is found before the first gigabyte is downloaded, or a folder made.
+    make_plan(recipe, given=opened, headers_only=True)
     recipes = tasks_of(recipe)
     if not recipes:
         found = carry_out(recipe, out, run, opened)
@@ -66,11 +74,15 @@ def carry_out_all(
         check_out(out, overwrite=False)
     out.mkdir(exist_ok=True)
     summaries = []
-    for title, one in recipes.items():
-        if run.resume and (out / title).exists():
-            continue  # it was finished before
-        summary = carry_out(one, out / title, run, opened)
-        summaries += [] if summary is None else [summary]
+    try:
+        for title, one in recipes.items():
+            if run.resume and (out / title).exists():
+                continue  # it was finished before
+            summary = carry_out(one, out / title, run, opened)
+            summaries += [] if summary is None else [summary]
+    finally:
+        with contextlib.suppress(OSError):
+            out.rmdir()  # nothing was made: it is empty
     return summaries
 
 
@@ -88,15 +100,7 @@ def carry_out(
     from conjoin.recipes import make_plan
     from conjoin.streaming import joined_ranks
 
-    began = time.monotonic()
-    _check_suffix(out)
-    suffix = out.suffix
-    if suffix not in (*_TORCH, ".safetensors") and recipe.output.format == "torch":
-        raise InputError(
-            f"the recipe asks for one torch file; give it a name that ends in .pt, not {out}"
-        )
-    # Every mistake is found before the first gigabyte is downloaded.
-    make_plan(recipe, given=opened, headers_only=True)
+    began, suffix = time.monotonic(), out.suffix
     with joined_ranks() as ranks:
         if suffix in _TORCH:
             plan = make_plan(recipe, given=opened, device=_device(run.device), single=out.name)
@@ -143,7 +147,8 @@ def _stream(plan: "Plan", out: Path, run: Run, ranks: "Ranks") -> None:
     from conjoin.streaming import can_fork, default_threads
 
     workers = run.workers or default_threads()
-    forked = can_fork(_device(run.device))
+    # A process of torchrun is no program to copy: it has the threads of its connections.
+    forked = ranks.count == 1 and can_fork(_device(run.device))
     with byte_bar() as update:
         options = Options(
             processes=workers if forked else 1,

@@ -28,7 +28,7 @@ from conjoin.methods.trimming import (
     trimmed,
     without_outliers,
 )
-from conjoin.methods.weights import checked_weights, shares_of
+from conjoin.methods.weights import added_up, checked_weights, shares_of
 
 __all__ = ["breadcrumbs", "breadcrumbs_ties", "find_ranges"]
 
@@ -125,10 +125,7 @@ def breadcrumbs(
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
         changes = _masked(tensors, base, limits)
-        total = changes[0].mul_(factors[0])
-        for change, factor in zip(changes[1:], factors[1:], strict=True):
-            total.add_(change, alpha=factor)
-        return total.add_(base)
+        return added_up(changes, factors).add_(base)
 
     return in_strips(merge_strip, tensors, base)
 

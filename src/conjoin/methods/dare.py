@@ -19,7 +19,7 @@ from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within, one_per_model
 from conjoin.methods.reductions import sum_of_magnitudes
 from conjoin.methods.strips import in_strips, strips_of
-from conjoin.methods.weights import checked_weights, shares_of
+from conjoin.methods.weights import added_up, checked_weights, shares_of
 
 __all__ = ["dare_linear", "dare_ties", "find_factors"]
 
@@ -110,10 +110,7 @@ def dare_linear(
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
         changes = [change_from(base, tensor, "dare_linear") for tensor in tensors]
         _drop(changes, densities, random)
-        total = changes[0].mul_(factors[0])
-        for change, factor in zip(changes[1:], factors[1:], strict=True):
-            total.add_(change, alpha=factor)
-        return total.add_(base)
+        return added_up(changes, factors).add_(base)
 
     return in_strips(merge_strip, tensors, base)
 

@@ -27,7 +27,7 @@ from conjoin.methods.magprune import (
     strips,
 )
 from conjoin.methods.parameters import Within, one_per_model
-from conjoin.methods.weights import checked_weights, shares_of
+from conjoin.methods.weights import added_up, checked_weights, shares_of
 
 __all__ = ["della", "della_linear"]
 
@@ -156,10 +156,9 @@ def della_linear(
     shares = shares_of(weights, len(tensors), "della_linear", normalize=normalize)
 
     def merge_strip(changes: list[Tensor], factors: Sequence[float]) -> Tensor:
-        total = changes[0].mul_(scale * shares[0] * factors[0])
-        for change, share, factor in zip(changes[1:], shares[1:], factors[1:], strict=True):
-            total.add_(change, alpha=scale * share * factor)
-        return total
+        return added_up(
+            changes, [scale * share * f for share, f in zip(shares, factors, strict=True)]
+        )
 
     pruning = _Pruning(density, epsilon, per, rescale)
     return _pruned(merge_strip, tensors, base, generator, pruning, "della_linear")

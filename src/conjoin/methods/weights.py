@@ -1,11 +1,13 @@
-"""One weight per model: what every weighted method checks."""
+"""One weight per model: what every weighted method checks, and sums with them."""
 
 import math
 from collections.abc import Iterator, Sequence
 
+from torch import Tensor
+
 from conjoin.errors import MethodError
 
-__all__ = ["check_no_part_cancels", "checked_weights", "shares_of"]
+__all__ = ["added_up", "check_no_part_cancels", "checked_weights", "shares_of"]
 
 # Weights whose sum is below this part of the sum of their magnitudes cancel: dividing by it would
 # give roundings, or minus infinity.
@@ -75,3 +77,16 @@ def _sums_of_parts(weights: Sequence[float]) -> Iterator[tuple[float, float]]:
         added = [(total + weight, size + abs(weight)) for total, size in sums]
         yield from added
         sums += added
+
+
+def added_up(changes: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
+    """Give ``sum_i f_i d_i`` in the place of the first change, which is used up.
+
+    >>> import torch
+    >>> added_up([torch.tensor([1.0, 2.0]), torch.tensor([10.0, 0.0])], [2.0, 0.5])
+    tensor([7., 4.])
+    """
+    total = changes[0].mul_(factors[0])
+    for change, factor in zip(changes[1:], factors[1:], strict=True):
+        total.add_(change, alpha=factor)
+    return total

@@ -118,7 +118,7 @@ def _write(plan: Plan, place: Place, options: Options, ranks: Ranks) -> dict[int
         )
 
     try:
-        # Processes of torchrun are one for each core already.
+        # Processes of torchrun have threads, which are not to be copied.
         return write(ranks) if ranks.count > 1 else run_forked(write, options.processes)
     except (MethodError, MismatchError, NonFiniteError):
         place.give_up()  # the same would happen again: there is nothing to go on with
