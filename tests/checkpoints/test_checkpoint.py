@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, Kind, Spec
+from conjoin.checkpoints import Checkpoint, Kind, MemoryCheckpoint, Spec
 from conjoin.errors import InputError
 
 
@@ -51,6 +51,20 @@ def test_read_counts_in_row_major_order(start: int, stop: int | None) -> None:
 def test_read_refuses_ranges_outside(start: int, stop: int | None) -> None:
     with pytest.raises(InputError, match=r"'fc\.weight' in here, which has 6 elements"):
         Counting().read("fc.weight", start, stop)
+
+
+@pytest.mark.parametrize(("start", "stop", "step"), [(0, 6, 1), (1, 6, 2), (2, 5, 9), (3, 3, 2)])
+def test_a_sample_begins_with_the_first(start: int, stop: int, step: int) -> None:
+    found = Counting().sample("tied", start, stop, step)
+    assert found.tolist() == [0, 2, 4, 1, 3, 5][start:stop:step]
+
+
+def test_a_large_sample_is_read_in_parts() -> None:
+    values = torch.arange(600_000)
+    checkpoint = MemoryCheckpoint({"w": values})
+    for step in (1, 3, 7, 300_000, 999_999):
+        found = checkpoint.sample("w", 5, 599_998, step)
+        assert torch.equal(found, values[5:599_998:step])
 
 
 def test_unknown_names_get_the_closest() -> None:

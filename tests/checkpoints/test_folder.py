@@ -53,6 +53,7 @@ def test_an_index_and_its_shards(folder: Path) -> None:
     assert list(checkpoint) == ["z", "a", "b"]
     assert checkpoint["z"].tolist() == [[0, 1, 2], [3, 4, 5]]
     assert checkpoint.read("z", 2, 4).tolist() == [2, 3]
+    assert checkpoint.sample("z", 1, 6, 2).tolist() == [1, 3, 5]
     assert checkpoint.specs["a"].source == str(folder / SECOND)
     assert checkpoint.source == str(folder)
     assert checkpoint.files == (folder / INDEX, folder / FIRST, folder / SECOND)

@@ -55,6 +55,10 @@ def test_read_is_a_slice_of_the_whole(
     safetensors.torch.save_file({"first": torch.ones(3), "x": whole}, path)
     start, stop = sorted((one, other))
     assert bits(SafetensorsFile(path).read("x", start, stop)) == bits(whole.view(-1)[start:stop])
+    for step in (1, 2, 5, 99):
+        sample = SafetensorsFile(path).sample("x", start, stop, step)
+        assert sample.tolist() == whole.view(-1)[start:stop:step].tolist()
+        assert sample.dtype == whole.dtype
 
 
 def test_looking_around(path: Path) -> None:
@@ -150,6 +154,7 @@ def test_without_a_map_the_file_is_read(path: Path, monkeypatch: pytest.MonkeyPa
     checkpoint = SafetensorsFile(path)
     assert torch.equal(checkpoint["b.weight"], torch.arange(12.0).reshape(3, 4))
     assert checkpoint["a"].shape == ()
+    assert checkpoint.sample("b.weight", 1, 12, 5).tolist() == [1, 6, 11]
 
 
 def test_misaligned_data_are_copied(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Summaries: the same bits whoever makes them, once each, over what they are about."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,6 +113,40 @@ def test_the_order_of_work_changes_no_bit(models, per):
         for workers in (Alone(), Backwards())
     ]
     assert torch.equal(*found)
+
+
+def drawn(total, *, weights, power: float = 1.0) -> Tensor:
+    """What a sample of about 1000 sees, and a sum that is formed in place."""
+    sample = total.sample(lambda tensors, base: torch.stack([tensors[0], base]), 1000)
+    assert sample.dtype == torch.float32
+
+    def into_one(tensors, *, into=None):
+        into = torch.zeros(2, dtype=torch.int64) if into is None else into
+        into += torch.tensor([tensors[0].numel(), 1])
+        return into
+
+    numbers = torch.tensor([total.size, *total(into_one)])
+    return torch.cat([numbers.double(), sample.reshape(-1).double()])
+
+
+@pytest.mark.parametrize("workers", [Alone(), Backwards()])
+@pytest.mark.parametrize("per", ["model", "tensor"])
+def test_a_sample_lies_evenly_and_meets_every_tensor(models, per, workers):
+    method = replace(METHOD, summarize=drawn)
+    settings = Settings((1.0,), {"per": per})
+    tasks = make_tasks(models[:1], method, base=models[1], kept={}, settings=lambda name: settings)
+    merged = Merged(tasks)
+    merged.summaries.workers = workers
+    for name, names in {"w0": ["w0"], "w1": ["w1"]}.items():
+        names = names if per == "tensor" else ["w0", "w1"]
+        size, seen, blocks = merged.summaries.of(name)[:3].int().tolist()
+        sample = merged.summaries.of(name)[3:].float()
+        assert size == seen == sum(models[0].specs[each].numel for each in names)
+        assert blocks == {"w0": 1, "w1": 3}[name] if per == "tensor" else blocks == 4
+        step = 1 if size < 1000 else -(-size // 1000) | 1
+        for row, model in zip(sample.chunk(2), models, strict=True):
+            expected = torch.cat([model[each].reshape(-1)[::step] for each in names])
+            assert torch.equal(row, expected)
 
 
 def test_each_is_made_once_by_however_many_threads(models):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from conjoin.methods import Method, find_method
+from conjoin.methods import Method, TotalOf, find_method
 
 BLOCK = 1 << 18
 
@@ -75,16 +75,8 @@ def run_model(
             yield flat, given
 
     def summary(names):
-        def total(function):
-            found = None
-            for name in names:
-                for flat, given in pieces(name):
-                    value = call_with(function, flat, given)
-                    assert value.dtype in (torch.float64, torch.int64)
-                    found = value.clone() if found is None else found.add_(value)
-            return found
-
-        return call_with(row.summarize, total, settings)
+        blocks = [block for name in names for block in pieces(name)]
+        return call_with(row.summarize, Totals(blocks), settings)
 
     whole = None
     if row.summarize is not None and settings.get("per") == "model":
@@ -109,6 +101,31 @@ def run_model(
     return results
 
 
+class Totals:
+    """Totals over blocks of (tensors, given)."""
+
+    def __init__(self, blocks):
+        self.blocks = blocks
+        self.size = sum(tensors[0].numel() for tensors, _ in blocks)
+
+    def __call__(self, function):
+        adds = "into" in inspect.signature(function).parameters
+        found = None
+        for flat, given in self.blocks:
+            value = call_with(function, flat, {**given, "into": found})
+            assert value.dtype in (torch.float64, torch.int64)
+            found = value if adds else value.clone() if found is None else found.add_(value)
+        return found
+
+    def sample(self, function, count):
+        step = max(1, -(-self.size // count))
+        parts = []
+        for flat, given in self.blocks:
+            base = {"base": given["base"][::step]} if "base" in given else {}
+            parts.append(call_with(function, [tensor[::step] for tensor in flat], base))
+        return torch.cat(parts, -1)
+
+
 def call_with(function, tensors, given):
     """Call with those keywords that the function has."""
     wanted = inspect.signature(function).parameters
@@ -117,4 +134,4 @@ def call_with(function, tensors, given):
 
 def summary_of(row, tensors, given):
     """Give the summary of one tensor as one block."""
-    return call_with(row.summarize, lambda f: call_with(f, tensors, given), given)
+    return call_with(row.summarize, TotalOf(tensors, **given), given)

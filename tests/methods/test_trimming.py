@@ -1,14 +1,18 @@
 """The k-th largest magnitude against sorting."""
 
 import math
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_engine import Totals
 
 from conjoin.errors import MethodError
+from conjoin.methods import trimming
 from conjoin.methods.trimming import (
     changes_of,
     count_kept,
@@ -33,12 +37,19 @@ float64s = st.lists(
 densities = st.sampled_from([0.0, 0.01, 0.2, 0.5, 0.999, 1.0]) | st.floats(0, 1)
 
 
-def _totals(blocks):
-    def total(function):
-        parts = [function(tensors, base=base) for tensors, base in blocks]
-        return torch.stack(parts).sum(0)
+# How many elements the sample has, and bins a window: with few of them the k-th largest is not
+# found in the sample, nor in the first window.
+sizes = st.sampled_from([(1 << 16, 1 << 20), (1, 1 << 20), (5, 8), (9, 2), (30, 1 << 10)])
 
-    return total
+
+@contextmanager
+def _sizes(sample, bins):
+    with patch.object(trimming, "_SAMPLE", sample), patch.object(trimming, "_BINS", bins):
+        yield
+
+
+def _totals(blocks):
+    return Totals([(tensors, {"base": base}) for tensors, base in blocks])
 
 
 def _sorted(values, density):
@@ -57,24 +68,27 @@ def _found(values, density, dtype, cut=None):
 
 
 @few
-@given(float32s, densities, st.integers(0, 40))
-def test_equals_the_sorted_one_in_float32(values, density, cut):
+@given(float32s, densities, st.integers(0, 40), sizes)
+def test_equals_the_sorted_one_in_float32(values, density, cut, few):
     exact = torch.tensor(values).double().tolist()
-    assert _found(values, density, torch.float32, cut) == _sorted(exact, density)
+    with _sizes(*few):
+        assert _found(values, density, torch.float32, cut) == _sorted(exact, density)
 
 
 @few
-@given(float64s, densities, st.integers(0, 40))
-def test_equals_the_sorted_one_in_float64(values, density, cut):
-    assert _found(values, density, torch.float64, cut) == _sorted(values, density)
+@given(float64s, densities, st.integers(0, 40), sizes)
+def test_equals_the_sorted_one_in_float64(values, density, cut, few):
+    with _sizes(*few):
+        assert _found(values, density, torch.float64, cut) == _sorted(values, density)
 
 
 @few
-@given(float32s, float64s, densities)
-def test_blocks_of_both_dtypes_are_one_model(narrow, wide, density):
+@given(float32s, float64s, densities, sizes)
+def test_blocks_of_both_dtypes_are_one_model(narrow, wide, density, few):
     changes = [torch.tensor(narrow), torch.tensor(wide, dtype=torch.float64)]
     blocks = [([change], torch.zeros_like(change)) for change in changes]
-    (found,) = thresholds(_totals(blocks), density, "it").tolist()
+    with _sizes(*few):
+        (found,) = thresholds(_totals(blocks), density, "it").tolist()
     assert found == _sorted(torch.cat([change.double() for change in changes]).tolist(), density)
     for change in changes:
         left = trimmed(change, limit_below(found, change.dtype))
@@ -140,17 +154,40 @@ def test_nothing_is_read_where_nothing_depends_on_it(density):
     ]
 
 
-@pytest.mark.parametrize(("dtype", "rounds"), [(torch.float32, 2), (torch.float64, 5)])
-def test_passes_over_the_data(dtype, rounds):
-    asked = []
-    block = ([torch.arange(9.0, dtype=dtype)], torch.zeros(9, dtype=dtype))
+class _Counted(Totals):
+    asked = 0
 
-    def total(function):
-        asked.append(function)
-        return _totals([block])(function)
+    def __call__(self, function):
+        self.asked += 1
+        return super().__call__(function)
 
-    assert thresholds(total, 0.5, "it").tolist() == [5]
-    assert len(asked) == rounds
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("density", [0.05, 0.2, 0.5])
+def test_one_look_at_data_of_which_a_sample_tells(dtype, density):
+    values = torch.randn(300_000, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    totals = _Counted([([part], {"base": torch.zeros_like(part)}) for part in values.split(70_000)])
+    found = thresholds(totals, density, "it")
+    falling = values.abs().sort(descending=True).values
+    assert found.tolist() == [falling[count_kept(density, 300_000) - 1].item()]
+    # The patterns of float64 between two neighbours of a sample have no room in one window.
+    assert totals.asked == (1 if dtype == torch.float32 else 3)
+
+
+@pytest.mark.parametrize("outside", [0.001, 1000.0])
+def test_a_sample_that_misleads_takes_longer(outside):
+    values = torch.rand(300_000, generator=torch.Generator().manual_seed(1)) * outside
+    values[::5] = 1 + torch.rand(60_000)  # what the sample meets
+    totals = _Counted([([values], {"base": torch.zeros_like(values)})])
+    found = thresholds(totals, 0.5, "it").tolist()
+    assert found == [values.sort(descending=True).values[149_999].item()]
+    assert 1 < totals.asked <= 3
+
+
+def test_small_tensors_are_their_own_sample():
+    totals = _Counted([([torch.arange(9.0)], {"base": torch.zeros(9)})])
+    assert thresholds(totals, 0.5, "it").tolist() == [5]
+    assert totals.asked == 0
 
 
 def test_no_elements():
@@ -178,8 +215,8 @@ def test_counts(density, size):
 
 
 @few
-@given(st.data())
-def test_several_ranks_at_once(data):
+@given(st.data(), sizes)
+def test_several_ranks_at_once(data, few):
     models = data.draw(st.lists(float32s, min_size=1, max_size=3))
     size = min(map(len, models))
     changes = [torch.tensor(values[:size]) for values in models]
@@ -187,7 +224,8 @@ def test_several_ranks_at_once(data):
     cut = data.draw(st.integers(0, size))
     parts = [[change[:cut] for change in changes], [change[cut:] for change in changes]]
     blocks = [(part, torch.zeros_like(part[0])) for part in parts]
-    found = largest(_totals(blocks), changes_of("it"), lambda _: ranks).tolist()
+    with _sizes(*few):
+        found = largest(_totals(blocks), changes_of("it"), lambda _: ranks).tolist()
     for change, wanted, got in zip(changes, ranks, found, strict=True):
         falling = [math.inf, *sorted(change.abs().tolist(), reverse=True)]
         assert got == [falling[rank] for rank in wanted]

@@ -47,6 +47,12 @@ def test_a_range_that_was_read_in_part_has_no_digest():
         assert noted.take("w", 2 * BLOCK, 200) == _by_hand(tensor[2 * BLOCK :])
 
 
+def test_no_note_is_taken_of_a_sample():
+    noted = NotedCheckpoint(in_memory({"w": torch.arange(9.0)}))
+    assert noted.sample("w", 1, 9, 3).tolist() == [1, 4, 7]
+    assert noted.take("w", 0, 9) is None
+
+
 def test_two_threads_that_read_the_same_both_have_its_digest():
     # A layer may stand twice in a result, and both be made at once.
     noted = NotedCheckpoint(in_memory({"w": filled((10,), torch.float32, 0)}))

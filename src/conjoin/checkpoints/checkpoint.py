@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from conjoin.checkpoints.names import closest_name
@@ -13,6 +14,8 @@ from conjoin.errors import InputError
 
 __all__ = ["Checkpoint"]
 
+_CHUNK = 1 << 18
+"""Elements that are read at once for a sample."""
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
@@ -102,6 +105,21 @@ class Checkpoint(Mapping[str, Tensor], ABC):
         """
         start, stop = self.checked_range(name, start, stop)
         return self[name].reshape(-1)[start:stop]
+
+    def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
+        """Return every `step`-th of the elements `start:stop`, from the first on.
+
+        Raises:
+            KeyError: no tensor has this name.
+            InputError: the range is not inside the tensor.
+        """
+        start, stop = self.checked_range(name, start, stop)
+        if start == stop or not self.reads_ranges(name):
+            return self.read(name, start, stop)[::step]
+        begins = range(start, stop, max(_CHUNK // step, 1) * step)
+        return torch.cat(
+            [self.read(name, begin, min(begin + begins.step, stop))[::step] for begin in begins]
+        )
 
     def spec_of(self, name: str) -> Spec:
         """Return `specs[name]`, or raise a KeyError that has the closest name."""

@@ -66,6 +66,10 @@ class Folder(Checkpoint):
         start, stop = self.checked_range(name, start, stop)
         return self._shards[name].read(name, start, stop)
 
+    def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
+        self.spec_of(name)
+        return self._shards[name].sample(name, start, stop, step)
+
     def reads_ranges(self, name: str) -> bool:
         self.spec_of(name)
         return self._shards[name].reads_ranges(name)

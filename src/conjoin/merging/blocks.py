@@ -71,6 +71,7 @@ def read_inputs(
     *,
     finite: bool,
     held: Held = MappingProxyType({}),
+    step: int = 1,
 ) -> list[Tensor]:
     """Read a flat range (None: the whole, in its shape) of sources, in the working dtype.
 
@@ -80,13 +81,14 @@ def read_inputs(
         span: first and last + 1 element.
         finite: refuse NaN and infinity.
         held: what has been fetched already.
+        step: of the range, every `step`-th element, from the first on.
 
     Raises:
         NonFiniteError: there are some.
         CheckpointError: some have data, some are on the meta device.
         MismatchError: one of the names of a tie holds something else than the other.
     """
-    raw = [read_source(source, span, held) for source in sources]
+    raw = [read_source(source, span, held, step) for source in sources]
     for source, tensor in zip(sources, raw, strict=True):
         if tensor.is_meta != raw[0].is_meta:
             empty = source if tensor.is_meta else sources[0]
@@ -94,7 +96,7 @@ def read_inputs(
                 f"{empty.name!r} of {empty} is on the meta device and has no data; load its "
                 "weights first"
             )
-    _check_twins(task, sources, raw, span)
+    _check_twins(task, sources, raw, span, step)
     tensors = [tensor.to(raw[0].device, task.working) for tensor in raw]
     if finite:
         for source, tensor in zip(sources, tensors, strict=True):
@@ -103,24 +105,33 @@ def read_inputs(
 
 
 def read_source(
-    source: Source, span: tuple[int, int] | None, held: Held = MappingProxyType({})
+    source: Source,
+    span: tuple[int, int] | None,
+    held: Held = MappingProxyType({}),
+    step: int = 1,
 ) -> Tensor:
     """Read a flat range of a tensor (None: the whole, in its shape), in its own dtype."""
     if span is None:
         return source.checkpoint[source.name]
     if source in held:
-        return held[source][span[0] : span[1]]
+        return held[source][span[0] : span[1] : step]
+    if step > 1:
+        return source.checkpoint.sample(source.name, *span, step)
     return source.checkpoint.read(source.name, *span)
 
 
 def _check_twins(
-    task: Task, sources: Sequence[Source], raw: Sequence[Tensor], span: tuple[int, int] | None
+    task: Task,
+    sources: Sequence[Source],
+    raw: Sequence[Tensor],
+    span: tuple[int, int] | None,
+    step: int,
 ) -> None:
     for twin in task.twins:
         for source, tensor in zip(sources, raw, strict=True):
             if source.checkpoint is not twin.checkpoint or tensor.is_meta:
                 continue
-            if not torch.equal(read_source(twin, span).to(tensor.device), tensor):
+            if not torch.equal(read_source(twin, span, step=step).to(tensor.device), tensor):
                 raise MismatchError(
                     f"{twin.name!r} and {source.name!r} are one tensor in the first model, but "
                     f"differ in {source}; untie the first, or tie the second"

@@ -250,6 +250,9 @@ class _Relabelled(Checkpoint):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         return self._inner.read(name, start, stop)
 
+    def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
+        return self._inner.sample(name, start, stop, step)
+
 
 def _values(merged: Merged) -> dict[str, Tensor]:
     """Compute every tensor once; tied names share it. Nothing is shared with the inputs."""

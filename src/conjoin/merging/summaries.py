@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from conjoin.errors import MethodError
-from conjoin.merging.blocks import BLOCK, block_generator, blocks_of, hold, read_inputs
+from conjoin.merging.blocks import BLOCK, Held, block_generator, blocks_of, hold, read_inputs
 from conjoin.merging.task import Task
-from conjoin.methods import Need
+from conjoin.methods import Need, Total
 
 __all__ = ["Alone", "Piece", "Summaries", "Workers"]
 
@@ -95,6 +96,10 @@ class Summaries:
         self._keys = dict[str, str]()
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
+        # glibc gives memory of more than some size back to the system at once, and takes it anew,
+        # with a page fault for each 4 KB: a third of the time of a method with temporaries of a
+        # block. Letting go of one large tensor raises that size for the process.
+        torch.empty(31 << 20, dtype=torch.uint8)
 
     def keys_of_models(self) -> dict[str, str]:
         """Give the keys of summaries over the whole model, each with one of its tensors."""
@@ -182,41 +187,80 @@ class Summaries:
         ]
         # A tensor without elements has the totals of an empty block.
         pieces = pieces or [Piece(name, 0, 0)]
-
-        def total(function: Function) -> Tensor:
-            return self._total(function, pieces, workers)
-
+        total = _Total(self._tasks, pieces, workers, seed=self._seed, finite=self._finite)
         made: Tensor = task.method.summarize(total, **_keywords(task))
         return made
 
-    def _total(self, function: Function, pieces: Sequence[Piece], workers: Workers) -> Tensor:
-        wanted = inspect.signature(function).parameters
 
+class _Total(Total):
+    """The totals over some pieces."""
+
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        pieces: Sequence[Piece],
+        workers: Workers,
+        *,
+        seed: int,
+        finite: bool,
+    ) -> None:
+        self._tasks, self._pieces, self._workers = tasks, pieces, workers
+        self._seed, self._finite = seed, finite
+
+    @property
+    def size(self) -> int:
+        return sum(piece.stop - piece.start for piece in self._pieces)
+
+    def __call__(self, function: Function, /) -> Tensor:
         def measure(piece: Piece) -> Tensor:
-            task, found = self._tasks[piece.name], None
-            spans = list(blocks_of(piece.start, piece.stop))
-            held = hold(task.inputs) if spans else {}
-            for span in spans or [(piece.start, piece.stop)]:
-                tensors = read_inputs(task, task.inputs, span, finite=self._finite, held=held)
-                given: dict[str, Any] = {}
-                base = None if task.base is None else tensors.pop()
-                if "base" in wanted:
-                    given["base"] = base
-                if "generator" in wanted:
-                    given["generator"] = block_generator(self._seed, piece.name, span[0])
-                value = function(tensors, **given)
-                found = value.clone() if found is None else found.add_(value)
-            assert found is not None
-            return found
+            return self._measured(function, piece)
 
-        first = measure(Piece(pieces[0].name, 0, 0))  # tells the dtype, and costs nothing
+        first = measure(Piece(self._pieces[0].name, 0, 0))  # tells the dtype, and costs nothing
         if not first.is_floating_point():
-            return workers.summed(measure, pieces)
-        parts = workers.each(measure, pieces)
+            return self._workers.summed(measure, self._pieces)
+        parts = self._workers.each(measure, self._pieces)
         result = parts[0].clone()
         for part in parts[1:]:
             result += part
         return result
+
+    def sample(self, function: Function, count: int, /) -> Tensor:
+        # An odd step does not meet the same column of every row of 2**k elements.
+        step = max(1, -(-self.size // count)) | 1 if self.size > count else 1
+
+        def draw(piece: Piece) -> Tensor:
+            task = self._tasks[piece.name]
+            held = hold(task.inputs) if piece.start < piece.stop else {}
+            tensors = self._read(task, (piece.start, piece.stop), held, step)
+            base = None if task.base is None else tensors.pop()
+            wanted = inspect.signature(function).parameters
+            return function(tensors, **({"base": base} if "base" in wanted else {}))
+
+        return torch.cat(self._workers.each(draw, self._pieces), -1)
+
+    def _measured(self, function: Function, piece: Piece) -> Tensor:
+        wanted = inspect.signature(function).parameters
+        task, found = self._tasks[piece.name], None
+        spans = list(blocks_of(piece.start, piece.stop))
+        held = hold(task.inputs) if spans else {}
+        for span in spans or [(piece.start, piece.stop)]:
+            tensors = self._read(task, span, held)
+            given: dict[str, Any] = {}
+            base = None if task.base is None else tensors.pop()
+            if "base" in wanted:
+                given["base"] = base
+            if "generator" in wanted:
+                given["generator"] = block_generator(self._seed, piece.name, span[0])
+            if "into" in wanted:
+                found = function(tensors, **given, into=found)
+            else:
+                value = function(tensors, **given)
+                found = value.clone() if found is None else found.add_(value)
+        assert found is not None
+        return found
+
+    def _read(self, task: Task, span: tuple[int, int], held: Held, step: int = 1) -> list[Tensor]:
+        return read_inputs(task, task.inputs, span, finite=self._finite, held=held, step=step)
 
 
 def _over_model(task: Task) -> bool:

@@ -28,7 +28,7 @@ from conjoin.methods.mergekit_defaults import (
     MERGEKIT_NAMES,
     MERGEKIT_VALUES,
 )
-from conjoin.methods.method import Method, Need, Total
+from conjoin.methods.method import Method, Need, Total, TotalOf
 from conjoin.methods.model_stock import model_stock
 from conjoin.methods.multislerp import multislerp
 from conjoin.methods.nearswap import nearswap
@@ -51,6 +51,7 @@ __all__ = [
     "Method",
     "Need",
     "Total",
+    "TotalOf",
     "Within",
     "add_difference",
     "arcee_fusion",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from conjoin.methods.elections import check_real
 from conjoin.methods.matrices import Changes, merge_matrices
+from conjoin.methods.method import TotalOf
 from conjoin.methods.parameters import Within
 from conjoin.methods.svd import find_directions
 from conjoin.methods.ties import find_thresholds, ties
@@ -69,7 +70,7 @@ def knots_ties(
         basis = find_directions(all_changes, count, eps=own.eps, svd="exact").left
         turned = list((basis.mT @ all_changes).split(own.base.shape[1], 1))
         zero = torch.zeros_like(turned[0])
-        summary = find_thresholds(lambda f: f(turned, base=zero), density=density)
+        summary = find_thresholds(TotalOf(turned, base=zero), density=density)
         merged = ties(turned, base=zero, weights=checked, summary=summary, density=density)
         return basis @ merged
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,15 +14,79 @@ from torch import Tensor
 from conjoin.errors import MethodError
 from conjoin.methods.parameters import annotations_of, check_value, is_per_model
 
-__all__ = ["Method", "Need", "Total"]
+__all__ = ["Method", "Need", "Total", "TotalOf"]
 
-Total: TypeAlias = Callable[[Callable[..., Tensor]], Tensor]
-"""What the engine gives to `summarize`: ``total(f)`` calls ``f(tensors)`` on every block, with
-``base=`` and ``generator=`` where `f` has these keywords, and gives the sum of the results.
 
-A block is flat, at most 2**18 elements of one tensor that follow each other, in float32 or float64.
-`f` gives a float64 or int64 tensor, always of one shape. The sum is over the blocks of one tensor,
-or of all if the method's parameter ``per`` is "model"."""
+class Total(Protocol):
+    """What the engine gives to `summarize`: a way to look at all blocks of one tensor.
+
+    If the method's parameter ``per`` is "model", they are those of all tensors. A block is flat,
+    at most 2**18 elements of one tensor that follow each other, in float32 or float64.
+    """
+
+    @property
+    def size(self) -> int:
+        """Number of elements of all blocks."""
+        ...
+
+    def __call__(self, function: Callable[..., Tensor], /) -> Tensor:
+        """Call ``function(tensors)`` on every block, and give the sum of the results.
+
+        It is given ``base=`` and ``generator=`` where it has these keywords. It gives a float64 or
+        int64 tensor, always of one shape. If the results are large, it may have a keyword
+        ``into``: the sum so far, to which it adds its own in place and which it then gives, or
+        None, where it begins a new one.
+        """
+        ...
+
+    def sample(self, function: Callable[..., Tensor], count: int, /) -> Tensor:
+        """Call it with about `count` elements, and join the results along their last dimension.
+
+        The elements lie evenly among all; if there are not more, they are all. Every tensor has
+        one at least.
+        """
+        ...
+
+
+class TotalOf:
+    """A total over one block: for a method that has its tensors at hand, and for tests.
+
+    Args:
+        tensors: of the block, as `function` gets them.
+        given: other keywords of which it gets those that it has.
+
+    >>> total = TotalOf([torch.tensor([1.0, 2.0])])
+    >>> total.size, total(lambda tensors: tensors[0].sum())
+    (2, tensor(3.))
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], **given: Any) -> None:
+        self._tensors, self._given = tensors, given
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._tensors[0].numel()
+
+    def __call__(self, function: Callable[..., Tensor], /) -> Tensor:
+        """Call the function on the block."""
+        return self._call(function, self._tensors, self._given)
+
+    def sample(self, function: Callable[..., Tensor], count: int, /) -> Tensor:
+        """Call the function with about `count` elements."""
+        step = max(1, -(-self.size // count))
+        given = dict(self._given)
+        if "base" in given:
+            given["base"] = given["base"].reshape(-1)[::step]
+        return self._call(function, [tensor.reshape(-1)[::step] for tensor in self._tensors], given)
+
+    @staticmethod
+    def _call(
+        function: Callable[..., Tensor], tensors: Sequence[Tensor], given: Mapping[str, Any]
+    ) -> Tensor:
+        wanted = inspect.signature(function).parameters
+        return function(tensors, **{name: v for name, v in given.items() if name in wanted})
+
 
 # Keywords that the engine fills in; every other keyword of a method is a parameter of the user's.
 _FROM_ENGINE = frozenset({"base", "weights", "summary", "generator", "statistics"})
@@ -58,6 +122,9 @@ class Method:
             shape.
         whole_with: parameters of which any value but the default makes an elementwise method look
             at whole tensors in their shape (at their rows, say).
+        widens: of a method of whole tensors, whether it takes them as they are stored, all in the
+            dtype of the result, and brings no more than a part at a time to float32. So a large
+            tensor in bfloat16 takes little memory.
         summarize: for methods that need a whole tensor or the whole model first:
             ``(total, *, weights and parameters that it uses) -> summary``, see `Total`.
         models: how many the method merges, if it cannot be any number.
@@ -74,6 +141,7 @@ class Method:
     optional: frozenset[Need] = frozenset()
     elementwise: bool = True
     whole_with: frozenset[str] = frozenset()
+    widens: bool = False
     summarize: Callable[..., Any] | None = None
     models: int | None = None
     least: int = 1
@@ -194,5 +262,5 @@ class Method:
 
         tensors = [nothing] * models
         if self.summarize is not None:
-            everything["summary"] = call(self.summarize, lambda f: call(f, tensors))
+            everything["summary"] = call(self.summarize, TotalOf(tensors, **everything))
         call(self.function, tensors)

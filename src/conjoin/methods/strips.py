@@ -1,9 +1,6 @@
-"""Elementwise work in strips, so that what is made on the way stays in a core's cache.
+"""Elementwise work in strips, so that it takes little memory however large the tensors are.
 
-A method with many steps makes many tensors of a block's size. Memory of that size goes back to
-the system and comes anew, page by page, which may take longer than the arithmetic: TIES of two
-models took from 2.4 to 13 ns per element of a megabyte's block, as the allocator pleased, and
-takes 2.8 in strips.
+The engine's blocks are one strip each; who calls a method on a whole tensor gets the same bits.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,11 +9,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["STRIP", "in_strips", "strips_of"]
+__all__ = ["STRIP", "in_strips", "strips_of", "widened"]
 
-STRIP = 1 << 16
-"""Elements of a strip: 256 KB of float32. The masks of DARE are drawn for strips, so that another
-number gives other masks."""
+STRIP = 1 << 18
+"""Elements of a strip: 1 MB of float32. The masks of DARE are drawn for strips, so that another
+number gives other masks.
+
+Measured for a whole merge in nanoseconds per element, with strips of 2**16, 2**17 and 2**18: TIES
+of two models 7.7, 7.5 and 7.3; DARE-TIES 8.2, 7.2 and 6.8: fewer calls count for more than a
+smaller place in the cache."""
 
 Strips: TypeAlias = tuple[list[Tensor], Tensor]
 
@@ -26,7 +27,7 @@ def strips_of(tensors: Sequence[Tensor], base: Tensor) -> list[Strips]:
 
     >>> base = torch.zeros(STRIP + 1, 1)
     >>> [(len(tensors), tensors[0].shape[0]) for tensors, _ in strips_of([base, base], base)]
-    [(2, 65536), (2, 1)]
+    [(2, 262144), (2, 1)]
     """
     flat = [tensor.reshape(-1).split(STRIP) for tensor in tensors]
     return list(zip(map(list, zip(*flat, strict=True)), base.reshape(-1).split(STRIP), strict=True))
@@ -57,3 +58,12 @@ def in_strips(
     ):
         place.copy_(function(parts, ancestor))
     return result
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Bring what is narrower than float32 to float32; give others as they are.
+
+    >>> widened(torch.ones(2).bfloat16()).dtype, widened(torch.ones(2).double()).dtype
+    (torch.float32, torch.float64)
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

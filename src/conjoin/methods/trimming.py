@@ -1,18 +1,20 @@
-"""The k-th largest magnitude, exactly and without sorting.
+"""The k-th largest magnitude, exactly, without sorting, and in one look at the data.
 
-Read as integers, the bits of floats that are not negative have the same order as the floats. So
-the k-th largest is found digit by digit: count how often each value of the highest 16 bits
-occurs; in the one that holds the k-th largest, count the values of the next 16 bits, and so on.
-That takes two passes over float32, four over float64, and counts can be added up in any order
-over blocks, threads and processes.
+Read as integers, the bits of floats that are not negative have the same order as the floats. From
+a sample of 65,536 elements the k-th largest is guessed to lie in a window of these integers, four
+standard deviations to both sides; then one pass over all elements counts those above the window
+and those of each bit pattern within it. If the k-th largest is not there after all, the window
+becomes the whole range, with bins of many patterns, and then the bin that holds it. The sample
+decides how many passes it takes, never what is found.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from conjoin.methods.elections import change_from
@@ -35,9 +37,11 @@ Values: TypeAlias = Callable[[Sequence[Tensor], Tensor], Iterable[Tensor]]
 Choose: TypeAlias = Callable[[Sequence[int]], list[list[int]]]
 """Gives ranks, for each of some tensors, from their numbers of elements."""
 
-# Bits of a magnitude, highest first, in rounds. 16 bits are few enough for the counts to stay in
-# the cache of a core.
-_ROUNDS = {torch.float32: (16, 15), torch.float64: (16, 16, 16, 15)}
+_SAMPLE = 1 << 16
+_BINS = 1 << 20
+"""At most: 8 MB of counts."""
+_WIDTHS = {torch.float32: 31, torch.float64: 63}
+"""Bits of a magnitude."""
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
@@ -93,11 +97,29 @@ def largest(total: Total, values: Values, choose: Choose) -> Tensor:
     Returns:
         float64 [tensors of a block, k's]; infinity where k is 0.
     """
-    found = _search(total, values, choose, torch.float32)
-    if found is None:
-        found = _search(total, values, choose, torch.float64)
-        assert found is not None  # there is no wider dtype
-    return found
+
+    def magnitudes(tensors: Sequence[Tensor], *, base: Tensor) -> Tensor:
+        return torch.stack([value.reshape(-1).abs_() for value in values(tensors, base)])
+
+    drawn = total.sample(magnitudes, _SAMPLE)
+    ranks = choose([total.size] * len(drawn))
+    if drawn.is_meta:
+        return torch.zeros(len(ranks), len(ranks[0]), dtype=torch.float64)
+    # Every tensor has a part in the sample, so that its dtype is the widest of all.
+    dtype = drawn.dtype
+    bits = drawn.cpu().view(_INTEGERS[dtype]).numpy()
+    sought = [
+        _window(number, bits[number], rank, total.size, _WIDTHS[dtype])
+        for number, row in enumerate(ranks)
+        for rank in row
+    ]
+    while wanted := [one for one in sought if one.found is None]:
+        counts = total(_counter(values, dtype, wanted)).numpy()
+        for one, row in zip(wanted, counts, strict=True):
+            one.narrow(row)
+    found = torch.tensor([one.found for one in sought], dtype=_INTEGERS[dtype]).view(dtype).double()
+    found = found.masked_fill(torch.tensor([one.rank == 0 for one in sought]), torch.inf)
+    return found.view(len(ranks), len(ranks[0]))
 
 
 def changes_of(method: str) -> Values:
@@ -158,93 +180,105 @@ def without_outliers(change: Tensor, limit: float | None) -> Tensor:
 
 
 @dataclass(slots=True)
-class _Sought:
-    """A magnitude that is looked for: the `rank`-th largest of those that begin with `prefix`."""
+class _Window:
+    """Where the bits of a magnitude are looked for.
+
+    Args:
+        number: of the tensor that it is of.
+        rank: it is the `rank`-th largest of all.
+        width: of the whole range, in bits.
+        low: first bits of the window.
+        shift: a bin holds ``2**shift`` patterns.
+        bins: how many.
+        found: the bits.
+    """
 
     number: int
     rank: int
-    prefix: int = 0
+    width: int
+    low: int = 0
+    shift: int = 0
+    bins: int = 1
+    found: int | None = None
+
+    def look(self, low: int, high: int) -> None:
+        """Look among bits from `low` to before `high`, in as many bins as there may be."""
+        self.low, self.shift = low, max(0, (-(-(high - low) // _BINS) - 1).bit_length())
+        self.bins = -(-(high - low) >> self.shift)
+
+    def narrow(self, counts: NDArray[np.int64]) -> None:
+        """Go on with counts of the bins from the first, and, last, of all above the window."""
+        # How many have this bin or a higher one, falling from bin to bin.
+        at_least = counts[::-1].cumsum()[::-1]
+        if not at_least[-1] < self.rank <= at_least[0]:
+            self.look(0, 1 << self.width)
+            return
+        place = int((at_least >= self.rank).sum()) - 1
+        low = self.low + (place << self.shift)
+        if self.shift == 0:
+            self.found = low
+        else:
+            self.look(low, low + (1 << self.shift))
 
 
-def _search(total: Total, values: Values, choose: Choose, dtype: torch.dtype) -> Tensor | None:
-    """Look for magnitudes among bits of `dtype`; None if the values have more bits than that."""
-    shift = sum(_ROUNDS[dtype])
-    sought: list[_Sought] = []
-    shape: tuple[int, int] | None = None
-    for width in _ROUNDS[dtype]:
-        shift -= width
-        counts = total(_counter(values, dtype, sought, shift, width))
-        if counts[:, -1].any():
-            return None
-        counts = counts[:, :-1]
-        if shape is None:
-            ranks = choose(counts.sum(1).tolist())
-            shape = (len(ranks), len(ranks[0]))
-            sought = [_Sought(number, rank) for number, row in enumerate(ranks) for rank in row]
-            counts = counts.repeat_interleave(shape[1], 0)
-        for one, of_values in zip(sought, counts, strict=True):
-            if one.rank:
-                # How many have this digit or a higher one: it falls as the digit grows.
-                at_least = of_values.flip(0).cumsum(0).flip(0)
-                digit = int((at_least >= one.rank).sum()) - 1
-                one.rank -= int(at_least[digit] - of_values[digit])
-                one.prefix = one.prefix << width | digit
-    bits = torch.tensor([one.prefix for one in sought], dtype=_INTEGERS[dtype])
-    found = bits.view(dtype).double()
-    assert shape is not None
-    return found.masked_fill(torch.tensor([one.rank == 0 for one in sought]), torch.inf).view(shape)
+def _window(number: int, sample: NDArray[Any], rank: int, size: int, width: int) -> _Window:
+    """Make the window for the `rank`-th largest of `size` elements, or find it in the sample."""
+    window, many = _Window(number, rank, width), len(sample)
+    if rank == 0:
+        window.found = 0
+    elif many == size:
+        window.found = int(np.partition(sample, size - rank)[size - rank])
+    else:
+        share = rank / size
+        middle, spread = share * many, 4 * (share * (1 - share) * many) ** 0.5 + 2
+        above, below = int(middle - spread), int(middle + spread)
+        low, high = 0, 1 << width
+        if below < many:
+            low = int(np.partition(sample, many - 1 - below)[many - 1 - below])
+        if above > 0:
+            high = int(np.partition(sample, many - above)[many - above]) + 1
+        window.look(low, high)
+    return window
 
 
 def _counter(
-    values: Values, dtype: torch.dtype, sought: Sequence[_Sought], shift: int, width: int
+    values: Values, dtype: torch.dtype, windows: Sequence[_Window]
 ) -> Callable[..., Tensor]:
-    """Make the function of a block that counts the digits of `width` bits above `shift` bits.
+    """Make the function of a block that counts what lies in each window, and above it.
 
-    It gives int64 [n, 2**width + 1]: for each tensor of values, or for each that is sought, of
-    which only magnitudes are counted whose higher bits are its prefix. The last column counts
-    elements of a wider dtype, which are not looked at.
+    It gives int64 [windows, bins + 1].
     """
-    many = 1 << width
-    # A copy: the search goes on while nothing is counted, but this function must stay what it is.
-    wanted = [(one.number, one.prefix) for one in sought]
+    # A copy: windows change while nothing is counted, but this function must stay what it is.
+    wanted = [(one.number, one.low, one.shift, one.bins) for one in windows]
+    columns = 1 + max(one.bins for one in windows)
 
-    def count(tensors: Sequence[Tensor], *, base: Tensor) -> Tensor:
-        rows = []
+    def count(tensors: Sequence[Tensor], *, base: Tensor, into: Tensor | None = None) -> Tensor:
+        if into is None:
+            into = torch.zeros(len(wanted), columns, dtype=torch.int64)
         for number, value in enumerate(values(tensors, base)):
-            prefixes = [prefix for owner, prefix in wanted if owner == number]
-            counts = torch.zeros(len(prefixes) if wanted else 1, many + 1, dtype=torch.int64)
-            rows.append(counts)
-            if value.is_meta:
-                continue
-            if value.dtype.itemsize > dtype.itemsize:
-                counts[:, -1] = value.numel()
-                continue
-            digits = value.to(dtype).abs_().view(_INTEGERS[dtype]).reshape(-1)
-            if not wanted:
-                digits.bitwise_right_shift_(shift)
-                counts[0, :-1] = torch.bincount(digits, minlength=many)
-            else:
-                _count_below(digits, prefixes, shift, width, counts)
-        return torch.cat(rows)
+            own = [(row, *where) for row, (owner, *where) in enumerate(wanted) if owner == number]
+            if own and not value.is_meta:
+                bits = value.to(dtype).abs_().view(_INTEGERS[dtype]).reshape(-1).cpu().numpy()
+                _count(bits, own, into)
+        return into
 
     return count
 
 
-def _count_below(
-    digits: Tensor, prefixes: Sequence[int], shift: int, width: int, counts: Tensor
-) -> None:
-    """Count digits of what begins with each of some prefixes. `digits` is used up."""
-    taken = 0
-    for row, prefix in enumerate(prefixes):
-        if prefix in prefixes[:row]:
-            counts[row] = counts[prefixes.index(prefix)]
-            continue
-        # NumPy picks out few of many three times as fast as torch. What has smaller higher bits
-        # is negative here, so that it is large as an unsigned number.
-        digits.sub_((prefix << (shift + width)) - taken)
-        taken = prefix << (shift + width)
-        unsigned = digits.cpu().numpy().view(f"u{digits.itemsize}")
-        found = unsigned[unsigned < (1 << (shift + width))] >> shift
-        counts[row, :-1] = torch.bincount(
-            torch.from_numpy(found.astype(np.int64)), minlength=1 << width
-        )
+def _count(bits: NDArray[Any], windows: Sequence[tuple[int, ...]], into: Tensor) -> None:
+    """Count what lies in each window of (row, low, shift, bins). `bits` are used up."""
+    before = 0
+    for row, low, shift, bins in windows:
+        bits -= low - before
+        before = low
+        width = bins << shift
+        # What lies below the window is negative here, so that it is large as an unsigned number.
+        unsigned = bits.view(f"u{bits.itemsize}")
+        inside = torch.from_numpy((unsigned[unsigned < width] >> shift).astype(np.int64))
+        counts = into[row]
+        if len(inside) < bins:
+            counts.index_add_(0, inside, torch.ones_like(inside))
+        else:
+            counts[:bins] += torch.bincount(inside, minlength=bins)
+        if width <= np.iinfo(bits.dtype).max:
+            counts[-1] += int(np.count_nonzero(bits >= width))

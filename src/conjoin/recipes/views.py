@@ -52,6 +52,10 @@ class RenamedCheckpoint(Checkpoint):
         self.spec_of(name)
         return self.inner.read(self.names[name], start, stop)
 
+    def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
+        self.spec_of(name)
+        return self.inner.sample(self.names[name], start, stop, step)
+
     def reads_ranges(self, name: str) -> bool:
         return self.inner.reads_ranges(self.names[name])
 

@@ -88,6 +88,10 @@ class NotedCheckpoint(Checkpoint):
             self._note(name, start, tensor)
         return tensor
 
+    def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
+        """Read a few elements, of which no note is taken: who samples reads all of them later."""
+        return self.inner.sample(name, start, stop, step)
+
     def _note(self, name: str, start: int, block: Tensor) -> None:
         noted = self._notes.digests.setdefault(name, {})
         number = start // BLOCK

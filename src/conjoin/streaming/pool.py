@@ -55,10 +55,6 @@ class Pool:
 
     def __enter__(self) -> Self:
         self._before = torch.get_num_threads()
-        # glibc gives memory of more than some size back to the system at once, and takes it anew,
-        # with a page fault for each 4 KB: a third of the time of a method with temporaries of a
-        # block. Letting go of one large tensor raises that size for the process.
-        torch.empty(31 << 20, dtype=torch.uint8)
         for thread in self._threads:
             thread.start()
         return self
