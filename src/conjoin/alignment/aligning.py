@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from conjoin.alignment.activations import Correlations, correlate
 from conjoin.alignment.blocks import Block, blocks_of
+from conjoin.alignment.by_outputs import nearest_first
 from conjoin.alignment.matched import Alignment, Matched, cosines_of, mutual_of
 from conjoin.alignment.matching import CERTAIN, STARTS, weighed
 from conjoin.alignment.together import Models, Together, match_together
-from conjoin.batches import Inputs, inputs_of
+from conjoin.batches import Inputs, inputs_of, size_of
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint, describe_name_difference
 from conjoin.errors import InputError, MismatchError, NonFiniteError
 from conjoin.symmetry import Layout, Permutations, Symmetries, find_symmetries
@@ -25,6 +26,9 @@ Model = nn.Module | Mapping[str, Tensor]
 
 METHODS = {"weights": 0.0, "activations": 1.0, "mixed": 0.5}
 """How much activations count in what is matched."""
+
+FEW = 1000
+"""Examples on which the outputs of several models and those of their mean are compared."""
 
 LEAST = 1e-3
 """How much weights count where activations decide: for units whose activations are not seen."""
@@ -85,7 +89,8 @@ def align(
         example_inputs: a batch of two or more that the symmetries of the reference, or of the first
             model of a list, are found on.
         data: batches of inputs, or of ``(inputs, labels)``, that activations are compared on; gone
-            through once for each pair of models.
+            through once for each pair of models. Of three or more, the first 1,000 examples choose
+            among orders by how near the outputs of the mean come to those of the models.
         method: ``weights`` matches the weights that units read and write with; ``activations``
             matches units that fire alike on `data`, and those that no layer reads by their
             weights; ``mixed`` adds up both. ``auto`` is ``activations`` where there are data.
@@ -139,6 +144,9 @@ def align(
     fire = _correlations(given, layout, data) if share > 0 and data is not None else {}
     left = 1 - share if share < 1 else LEAST
     found = _searched(layout, blocks, fire, left, starts, seed, progress)
+    if len(given) > 2 and fire and data is not None:
+        modules = [one for one in given if isinstance(one, nn.Module)]
+        found = nearest_first(modules, found, _first_of(data))
     alike = Models(layout, blocks, {})
     reports = [
         _reported(alike, number, found, began) for number in range(0 if several else 1, len(given))
@@ -176,7 +184,11 @@ def _searched(
             return found
     models = Models(layout, [[replace(b, scale=left * b.scale) for b in e] for e in blocks], fire)
     return match_together(
-        models, starts=starts, seed=seed, progress=in_halves if begun else progress
+        models,
+        starts=starts,
+        pairs=bool(fire),
+        seed=seed,
+        progress=in_halves if begun else progress,
     )
 
 
@@ -275,6 +287,18 @@ def _correlations(
         )
         for one, two in combinations(range(len(modules)), 2)
     }
+
+
+def _first_of(data: Iterable[Any]) -> list[Inputs]:
+    """Give the inputs of the first batches, of `FEW` examples or a few more."""
+    found: list[Inputs] = []
+    count = 0
+    for batch in data:
+        found.append(inputs_of(batch))
+        count += size_of(found[-1])
+        if count >= FEW:
+            break
+    return found
 
 
 def _reported(models: Models, number: int, found: Sequence[Together], began: float) -> Alignment:

@@ -102,6 +102,7 @@ def match_together(
     models: Models,
     *,
     starts: Sequence[str] = STARTS,
+    pairs: bool = False,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
 ) -> list[Together]:
@@ -113,14 +114,16 @@ def match_together(
     Args:
         models: two or more.
         starts: of the search for each pair.
+        pairs: of more than two models, also give what the pairs with each pivot come to by
+            themselves, before any other step.
         seed: of the orders in which groups are gone through.
         progress: called with (steps done, steps in all).
     """
     count, layout = len(models.blocks), models.layout
-    pairs = list(combinations(range(count), 2))
-    steps = len(pairs) * len(starts) + (count if count > 2 else 0)
+    couples = list(combinations(range(count), 2))
+    steps = len(couples) * len(starts) + (count if count > 2 else 0)
     found: dict[tuple[int, int], list[Descent]] = {}
-    for number, (one, two) in enumerate(pairs):
+    for number, (one, two) in enumerate(couples):
         found[one, two] = match(
             models.pair(one, two),
             starts=starts,
@@ -153,6 +156,17 @@ def match_together(
             else replace(ends[same], start=start)
         )
         progress(steps - count + pivot + 1, steps)
+    if pairs:
+        for pivot, orders in enumerate(begun):
+            certain = [end[0].certain for couple, end in found.items() if pivot in couple]
+            ends.append(
+                Together(
+                    f"pairs with model {pivot}",
+                    tuple(orders),
+                    total(models, orders),
+                    sum(certain) / len(certain),
+                )
+            )
     return sorted(ends, key=lambda end: -end.objective)
 
 
