@@ -2,7 +2,7 @@
 
 import copy
 import re
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
 import torch
@@ -297,28 +297,24 @@ def test_layers_that_end_in_another_order_than_they_begin(memory):
     assert all(layer.after <= layer.before for layer in report.layers)
 
 
-def test_a_layer_that_is_left_has_the_statistics_of_what_it_gives():
+def test_layers_that_are_left_have_the_statistics_of_what_they_give(monkeypatch):
+    errors = cycle([1.0, 2.0])  # of the mean of the weights, and of the fit
+    monkeypatch.setattr("conjoin.fitting.least_squares._error", lambda *_: next(errors))
     nets = [lively(mlp(seed), seed) for seed in (0, 1)]
     data = [batches(mlp, 200, seed) for seed in (0, 1)]
-    merged, report = merge_with_data(nets, data, align=None, memory=100)
-    assert all(layer.left for layer in report.layers)
+    merged, report = merge_with_data(nets, data, align=None)
+    assert {layer.left for layer in report.layers} == {"the fit is worse on held-out data"}
+    assert {layer.after for layer in report.layers} == {1.0}
+    assert "left: the fit is worse" in str(report)
+    for number in (3, 5):  # that of 0 has been scaled, and its BatchNorm undoes it
+        mean = (nets[0][number].weight + nets[1][number].weight) / 2
+        torch.testing.assert_close(merged[number].weight, mean)
     used = [torch.cat(part)[[n for n in range(200) if n % 5 != 4]] for part in data]
     given = [merged[0](x) for x in used]
     mean = sum(one.mean(0) for one in given) / 2
     variance = sum((one - mean).square().mean(0) for one in given) / 2
     torch.testing.assert_close(merged[1].running_mean, mean, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(merged[1].running_var, variance, rtol=1e-4, atol=1e-5)
-
-
-def test_a_layer_too_wide_for_memory_keeps_the_mean():
-    nets = [lively(mlp(seed), seed) for seed in (0, 1)]
-    data = [batches(mlp, 100, seed) for seed in (0, 1)]
-    merged, report = merge_with_data(nets, data, align=None, memory=400)
-    left = {layer.name: layer.left for layer in report.layers}
-    assert left["0"] == ""
-    assert "Gram matrix needs" in left["3"]
-    torch.testing.assert_close(merged[3].weight, (nets[0][3].weight + nets[1][3].weight) / 2)
-    assert "left" in str(report)
 
 
 def test_dead_units_and_fewer_examples_than_features():

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from conjoin.data_statistics.features import matrix_of_weight, weight_of_matrix
 from conjoin.data_statistics.layers import BatchNorm, Layer
-from conjoin.fitting.moments import Affine, Moments
+from conjoin.fitting.moments import Affine
+from conjoin.fitting.problem import Spread
 
 __all__ = ["affine_of", "own_map", "put_into", "tensors_of", "with_statistics"]
 
@@ -76,7 +77,7 @@ def affine_of(layer: Layer, tensors: Mapping[str, Tensor]) -> Affine:
 
 
 def put_into(
-    layer: Layer, tensors: MutableMapping[str, Tensor], fitted: Affine, inputs: Moments
+    layer: Layer, tensors: MutableMapping[str, Tensor], fitted: Affine, inputs: Spread
 ) -> None:
     """Write a map into a layer's tensors, in their shapes and dtypes.
 
@@ -84,7 +85,7 @@ def put_into(
         layer: what it is of; one without a bias or BatchNorm takes no offset.
         tensors: of the network.
         fitted: the map.
-        inputs: moments of the layer's inputs, for the running statistics.
+        inputs: how the layer's inputs are distributed, for the running statistics.
     """
 
     def put(name: str | None, value: Tensor) -> None:
@@ -109,7 +110,7 @@ def put_into(
         put(layer.bias, torch.zeros_like(fitted.offset))
     through = torch.ones_like(fitted.matrix) if alone else fitted.matrix
     mean = (inputs.inputs[:, None] @ through)[:, 0]
-    variance = (through * (inputs.gram @ through)).sum(1).clamp(min=0)
+    variance = inputs.variance(through)
     if norm.weight is None:  # no scale of its own: the statistics have to give it
         variance = torch.full_like(variance, 1 - norm.eps)
         mean = -fitted.offset

@@ -30,11 +30,11 @@ from torch.fx import Node
 from conjoin.batches import Inputs, size_of
 from conjoin.data_statistics.execution import Execution, Program
 from conjoin.data_statistics.layers import Layer
-from conjoin.data_statistics.sums import Moments as ChannelMoments
-from conjoin.errors import NonFiniteError
 from conjoin.fitting.affine_layers import affine_of, own_map, put_into, with_statistics
-from conjoin.fitting.moments import Affine, Moments, Sums, pooled
-from conjoin.fitting.rows import is_rectified, rows, thinned
+from conjoin.fitting.moments import Affine
+from conjoin.fitting.problem import Problem, Spread
+from conjoin.fitting.rows import fewest_rows, is_rectified, rows, thinned
+from conjoin.fitting.solving import solve
 
 __all__ = ["FittedLayer", "Parent", "fit_layer", "least_squares", "passed_ends"]
 
@@ -50,6 +50,8 @@ class FittedLayer:
             held-out data, in units of the outputs' variance; BatchNorm statistics re-estimated.
         after: the same with the fitted weights.
         left: why the mean of the parents' weights was kept; "" if it was not.
+        solved: by what, see `conjoin.fitting.solving.solve`: ``features``, ``rows``, or
+            ``iterations`` with their number.
     """
 
     name: str
@@ -57,6 +59,7 @@ class FittedLayer:
     before: float
     after: float
     left: str = ""
+    solved: str = "features"
 
 
 class Parent:
@@ -95,6 +98,11 @@ class Parent:
         merged = Execution(self._program, self.merged, batch)
         return merged, Execution(self._program, self.own, batch, keep=self._passed)
 
+    def fewest_rows(self, layer: Layer) -> int:
+        """Give a number of rows that a layer is fitted to at least."""
+        shape = tuple(self.merged[layer.weight].shape) if layer.weight else ()
+        return fewest_rows(layer, shape, sum(map(size_of, self._batches["data"])))
+
     def rows(self, layer: Layer, part: str = "data") -> Iterator[tuple[Tensor, Tensor]]:
         """Give inputs and targets of a layer: see `conjoin.fitting.rows.rows`."""
         shape = tuple(self.merged[layer.weight].shape) if layer.weight else ()
@@ -103,13 +111,6 @@ class Parent:
         for number, (merged, own) in enumerate(runs):
             places = thinned(layer, shape, examples, number)
             yield from rows(layer, merged.value(layer.source), own.value(layer.end), shape, places)
-
-    def moments(self, layer: Layer) -> Moments:
-        """Give the moments of a layer's inputs and targets."""
-        sums = Sums()
-        for inputs, targets in self.rows(layer):
-            sums.add(inputs, targets)
-        return sums.moments()
 
 
 def passed_ends(program: Program, layers: Sequence[Layer]) -> list[Node]:
@@ -134,7 +135,7 @@ def least_squares(
     ridge: float,
     rounds: int,
     private: Sequence[Layer] = (),
-    largest: int,
+    memory: int,
     progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
 ) -> list[FittedLayer]:
     """Fit all layers, in the tensors of the parents' merged networks.
@@ -146,15 +147,15 @@ def least_squares(
         ridge: towards the mean of the parents, relative to the mean second moment.
         rounds: of rectified fits, where a ReLU follows.
         private: of the layers: fitted for each parent alone.
-        largest: bytes that a Gram matrix may have; a layer with a larger one is left.
+        memory: bytes that a Gram matrix may have; see `conjoin.fitting.solving.solve`.
         progress: called with (layers done, layers in all).
     """
     found = []
     for number, layer in enumerate(layers):
         if layer not in private:
-            found.append(fit_layer(layer, parents, weights, ridge, rounds, largest))
+            found.append(fit_layer(layer, parents, weights, ridge, rounds, memory))
         else:
-            own = [fit_layer(layer, [one], [1.0], ridge, rounds, largest) for one in parents]
+            own = [fit_layer(layer, [one], [1.0], ridge, rounds, memory) for one in parents]
             found.append(_joined(own))
         progress(number + 1, len(layers))
     return found
@@ -166,133 +167,46 @@ def fit_layer(
     weights: Sequence[float],
     ridge: float,
     rounds: int,
-    largest: int,
+    memory: int,
 ) -> FittedLayer:
     """Fit one layer of the merged network of all these parents; see `least_squares`."""
-    start = _mean([affine_of(layer, one.own) for one in parents], weights)
-    needed = 8 * start.matrix.shape[0] * start.matrix.shape[1] ** 2
-    if needed > largest:
-        _put_statistics(layer, parents, weights)
-        why = f"its Gram matrix needs {needed / 1e6:,.1f} MB, and {largest / 1e6:,.1f} are allowed"
-        return FittedLayer(layer.name, layer.kind, float("nan"), float("nan"), why)
-    moments = pooled([one.moments(layer) for one in parents], weights)
-    if not bool(moments.gram.isfinite().all() & moments.cross.isfinite().all()):
-        raise NonFiniteError(
-            f"activations at {layer.name!r} are NaN or infinite, in a model or in what is merged "
-            "of them; nothing can be fitted to them"
-        )
-    as_it_was = _as_it_was(layer, parents[0].merged, moments)
-    has_offset = layer.bias is not None or layer.norm is not None
-    fitted = _solved(moments, start, ridge, rounds, layer, parents, weights, offset=has_offset)
     rectified = is_rectified(layer)
-    before, after = (_error(layer, parents, weights, one, rectified) for one in (as_it_was, fitted))
+
+    def stream() -> Iterator[tuple[int, Tensor, Tensor]]:
+        for number, one in enumerate(parents):
+            for inputs, targets in one.rows(layer):
+                yield number, inputs, targets
+
+    problem = Problem(
+        layer.name,
+        stream,
+        weights,
+        _mean([affine_of(layer, one.own) for one in parents], weights),
+        ridge,
+        offset=layer.bias is not None or layer.norm is not None,
+        rounds=rounds if rectified else 0,
+        fewest=sum(one.fewest_rows(layer) for one in parents),
+    )
+    solution = solve(problem, memory)
+    as_it_was = _as_it_was(layer, parents[0].merged, solution.inputs)
+    maps = (as_it_was, solution.fitted)
+    before, after = (_error(layer, parents, weights, one, rectified) for one in maps)
     worse = not after <= before
     for one in parents:
-        put_into(layer, one.merged, as_it_was if worse else fitted, moments)
+        put_into(layer, one.merged, maps[not worse], solution.inputs)
     left = "the fit is worse on held-out data" if worse else ""
-    return FittedLayer(layer.name, layer.kind, before, before if worse else after, left)
+    return FittedLayer(
+        layer.name, layer.kind, before, before if worse else after, left, solution.solved
+    )
 
 
-def _solved(
-    moments: Moments,
-    start: Affine,
-    ridge: float,
-    rounds: int,
-    layer: Layer,
-    parents: Sequence[Parent],
-    weights: Sequence[float],
-    *,
-    offset: bool,
-) -> Affine:
-    about = moments if offset else moments.about_zero()
-    factor, floor = _factor(about.gram, ridge)
-
-    def solve(cross: Tensor, targets: Tensor) -> Affine:
-        matrix = torch.cholesky_solve(cross + floor[:, None, None] * start.matrix, factor)
-        if not offset:
-            return Affine(matrix, torch.zeros_like(targets))
-        return Affine(matrix, targets - (about.inputs[:, None] @ matrix)[:, 0])
-
-    fitted = solve(about.cross, about.targets)
-    for _ in range(rounds if is_rectified(layer) else 0):
-        fitted = solve(*_rectified(layer, parents, weights, fitted, about.inputs))
-    return fitted
-
-
-def _factor(gram: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """Give the Cholesky factors of second moments with a ridge, and the ridge: [groups]."""
-    diagonal = gram.diagonal(dim1=1, dim2=2)
-    # Of inputs that are all dead nothing is known, and any ridge at all keeps the start.
-    mean = diagonal.mean(-1).clamp(min=1e-200)
-    while True:
-        floor = ridge * mean
-        factor, failed = torch.linalg.cholesky_ex(
-            gram + torch.diag_embed(floor[:, None].expand_as(diagonal))
-        )
-        if not failed.any():
-            return factor, floor
-        ridge = max(10 * ridge, 1e-12)  # rounding, in a matrix without full rank
-
-
-def _rectified(
-    layer: Layer,
-    parents: Sequence[Parent],
-    weights: Sequence[float],
-    fitted: Affine,
-    center: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Give the moments with targets below 0 replaced by what is given now, if below 0 too."""
-    cross, means = torch.zeros_like(fitted.matrix), torch.zeros_like(fitted.offset)
-    for one, weight in zip(parents, weights, strict=True):
-        count, sums = 0, [torch.zeros_like(cross), torch.zeros_like(means)]
-        for inputs, targets in one.rows(layer):
-            now = fitted(inputs).clamp_(max=0)
-            wanted = torch.where(targets > 0, targets, now)
-            distance = inputs - center[:, None].to(inputs.device, inputs.dtype)
-            sums[0] += (distance.transpose(1, 2) @ wanted).cpu()
-            sums[1] += wanted.sum(1).cpu()
-            count += inputs.shape[1]
-        share = weight / sum(weights) / count
-        cross += share * sums[0]
-        means += share * sums[1]
-    return cross, means
-
-
-def _put_statistics(layer: Layer, parents: Sequence[Parent], weights: Sequence[float]) -> None:
-    """Give the BatchNorm of a layer that is left the statistics of what the merged layer gives."""
-    if layer.norm is None:
-        return
-    own = own_map(layer, parents[0].merged)
-    means, variances = [], []
-    for one in parents:
-        given = ChannelMoments(products=False)
-        for inputs, _ in one.rows(layer):
-            given.add(own(inputs))
-        means.append(given.mean.cpu())
-        variances.append(given.variance().cpu())
-    shares = [weight / sum(weights) for weight in weights]
-    mean = torch.stack([s * m for s, m in zip(shares, means, strict=True)]).sum(0)
-    variance = torch.stack(
-        [
-            s * (within + (m - mean).square())
-            for s, within, m in zip(shares, variances, means, strict=True)
-        ]
-    ).sum(0)
-    found = {layer.norm.mean: mean, layer.norm.variance: variance}
-    for one in parents:
-        for name, value in found.items():
-            old = one.merged[name]
-            one.merged[name] = value.reshape(old.shape).to(old.device, old.dtype)
-
-
-def _as_it_was(layer: Layer, merged: dict[str, Tensor], moments: Moments) -> Affine:
+def _as_it_was(layer: Layer, merged: dict[str, Tensor], inputs: Spread) -> Affine:
     """Give the map of the merged layer as it is, BatchNorm statistics re-estimated."""
     own = own_map(layer, merged)
     if layer.norm is None:
         return own
-    mean = own.offset + (moments.inputs[:, None] @ own.matrix)[:, 0]
-    variance = (own.matrix * (moments.gram @ own.matrix)).sum(1).clamp(min=0)
-    return with_statistics(layer, merged, mean, variance)
+    mean = own.offset + (inputs.inputs[:, None] @ own.matrix)[:, 0]
+    return with_statistics(layer, merged, mean, inputs.variance(own.matrix))
 
 
 def _error(
@@ -334,4 +248,5 @@ def _joined(own: Sequence[FittedLayer]) -> FittedLayer:
         sum(one.before for one in own) / count,
         sum(one.after for one in own) / count,
         next((one.left for one in own if one.left), ""),
+        next((one.solved for one in own if one.solved != first.solved), first.solved),
     )

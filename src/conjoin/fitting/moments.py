@@ -43,6 +43,10 @@ class Moments:
     gram: Tensor
     cross: Tensor
 
+    def variance(self, matrix: Tensor) -> Tensor:
+        """Give the variance of ``inputs @ matrix``: float64 [groups, outputs]."""
+        return (matrix * (self.gram @ matrix)).sum(1).clamp(min=0)
+
     def about_zero(self) -> "Moments":
         """Give the second moments about zero, for maps without an offset."""
         return Moments(

@@ -11,6 +11,7 @@ from conjoin.batches import Data, Inputs, device_of, map_inputs, size_of
 from conjoin.data_statistics.execution import Program
 from conjoin.data_statistics.layers import Layer, layers_of
 from conjoin.errors import InputError
+from conjoin.fitting.folding import Folding, fold, folding_of
 from conjoin.repairing.held_out import read, split
 from conjoin.symmetry import Layout, Symmetries, find_symmetries
 from conjoin.symmetry.copies import fresh_copy
@@ -52,7 +53,8 @@ class Prepared:
         data: batches of each model's inputs, on the models' device.
         held: further ones that nothing is fitted on.
         program: of all models.
-        layers: of it.
+        layers: of it; of the folded models, if BatchNorm is folded.
+        folding: of each BatchNorm, whether it is folded; None if all are kept.
         symmetries: for alignment.
         given: alignments that were given.
         memory: bytes.
@@ -67,6 +69,7 @@ class Prepared:
     held: Sequence[Sequence[Inputs]]
     program: Program
     layers: Sequence[Layer]
+    folding: Folding | None
     symmetries: Symmetries | Layout | None
     given: Sequence[Alignment] | None
     memory: int
@@ -75,11 +78,12 @@ class Prepared:
     _found: dict[str | None, Sequence[Alignment]] = field(default_factory=dict)
 
     def aligned(self, method: str | None) -> list[nn.Module]:
-        """Give the models in one order of their units."""
-        found = self._alignments(method)
-        if not found:
-            return list(self.models)
-        return [one.apply(model) for one, model in zip(found, self.models, strict=True)]
+        """Give the models in one order of their units, and folded if they are to be."""
+        found, models = self._alignments(method), list(self.models)
+        if found:
+            models = [one.apply(model) for one, model in zip(found, models, strict=True)]
+        folding = self.folding
+        return models if folding is None else [fold(model, folding) for model in models]
 
     def objectives(self, method: str | None) -> tuple[float, ...]:
         """Give how near the aligned models' weights are to those of the others."""
@@ -110,6 +114,8 @@ def prepare(
     memory: float,
     seed: int,
     progress: Callable[[int, int], None],
+    *,
+    folded: bool,
 ) -> Prepared:
     """Read the data and trace the first model; see `merge_with_data` for all arguments."""
     count = len(models)
@@ -134,8 +140,11 @@ def prepare(
     traced = trace(own[0], example)
     if symmetries is None and isinstance(alignment, str):
         symmetries = find_symmetries(own[0], example)
+    layers = layers_of(traced)
+    folding = folding_of(layers, own[0]) if folded else None
     return Prepared(
-        list(models), own, labels, fitted, held, Program(traced), layers_of(traced), symmetries,
+        list(models), own, labels, fitted, held, Program(traced),
+        layers if folding is None else folding.layers, folding, symmetries,
         given, int(memory), seed, progress,
     )  # fmt: skip
 

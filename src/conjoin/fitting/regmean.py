@@ -1,7 +1,7 @@
 """RegMean: each merged layer gives what the parents' layers give, as nearly as a linear map can."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from conjoin.data_statistics import Layer, matrix_of_weight, weight_of_matrix
 from conjoin.errors import InputError, MethodError, MismatchError, NonFiniteError
 from conjoin.methods.averages import linear
 
-__all__ = ["regmean", "task_weights"]
+__all__ = ["RIDGE", "maps_of", "put_map", "regmean", "task_weights"]
 
 RIDGE = 1e-7
 """Of each diagonal element of the summed Gram matrix: what float32 products round off."""
@@ -23,6 +23,7 @@ def regmean(
     *,
     non_diagonal: float = 0.9,
     weights: Sequence[float] | None = None,
+    biases: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Merge the weights of linear layers and convolutions in closed form, each layer by itself.
 
@@ -46,15 +47,17 @@ def regmean(
             nothing is merged. Layers without a Gram matrix in all statistics are left out.
         non_diagonal: ``a``, from 0 to 1.
         weights: how much each parent counts; equal if None. Only ratios matter.
+        biases: names of layers whose bias is fitted with the weight, as that of one more input
+            which is always 1. The statistics need their ``moments`` too.
 
     Returns:
-        name -> weight, of the layers that were merged, in the dtype and on the device of the first
-        parent. Biases and all else are not among them.
+        name -> tensor: weights of the layers that were merged, and `biases`, in the dtype and on
+        the device of the first parent. Other biases and all else are not among them.
 
     Raises:
         MethodError: `non_diagonal` or `weights` cannot be used.
         InputError: another number of statistics than parents; no statistics have a Gram matrix, or
-            some have that of a layer and others have not.
+            some have that of a layer and others have not; or no mean of inputs, for a bias.
         MismatchError: a weight is missing, or shapes differ.
         NonFiniteError: a weight or a Gram matrix has NaN or infinite values.
 
@@ -77,12 +80,14 @@ def regmean(
         raise InputError(f"{len(parents)} parents need as many statistics; found {len(statistics)}")
     if not 0 <= non_diagonal <= 1:
         raise MethodError(f"non_diagonal must be from 0 to 1, not {non_diagonal}")
-    found = {}
+    found: dict[str, Tensor] = {}
     for layer in layers:
         grams = _grams_of(layer, statistics)
         if layer.kind == "scale" or layer.weight is None or grams is None:
             continue
-        found[layer.weight] = _merged(layer, parents, grams, non_diagonal, shares)
+        bias = layer.name in biases and layer.bias is not None
+        means = _means_of(layer, statistics) if bias else None
+        found |= _merged(layer, parents, grams, means, non_diagonal, shares)
     if not found:
         raise InputError(
             "the statistics have no Gram matrix of any of the layers; collect them with "
@@ -123,45 +128,95 @@ def _grams_of(layer: Layer, statistics: Sequence[Mapping[str, Tensor]]) -> list[
     return [one[name] for one in statistics]
 
 
+def _means_of(layer: Layer, statistics: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+    name = f"{layer.name}:input_mean"
+    for number, one in enumerate(statistics):
+        if name not in one:
+            raise InputError(
+                f"the statistics {number} have no {name!r}, which the bias of {layer.name!r} needs;"
+                ' collect them with what=("moments", "gram")'
+            )
+    return [one[name] for one in statistics]
+
+
+def maps_of(layer: Layer, parents: Sequence[Mapping[str, Tensor]], *, bias: bool) -> list[Tensor]:
+    """Give each parent's weight as float64 [groups, outputs, features], its bias as one more.
+
+    Raises:
+        MismatchError: a tensor is missing, or shapes differ.
+    """
+    names = [str(layer.weight), *([str(layer.bias)] if bias else [])]
+    for name in names:
+        for number, parent in enumerate(parents):
+            if name not in parent:
+                raise MismatchError(f"parent {number} has no tensor {name!r}")
+            if parent[name].shape != parents[0][name].shape:
+                raise MismatchError(
+                    f"{name!r} has the shape {list(parents[0][name].shape)} in parent 0, and "
+                    f"{list(parent[name].shape)} in parent {number}"
+                )
+    device = parents[0][names[0]].device
+    found = []
+    for parent in parents:
+        each = [parent[name].detach().to(device, torch.float64) for name in names]
+        matrix = matrix_of_weight(layer, each[0])
+        if bias:
+            matrix = torch.cat([matrix, each[1].reshape(*matrix.shape[:2], 1)], 2)
+        found.append(matrix)
+    return found
+
+
+def put_map(layer: Layer, like: Mapping[str, Tensor], matrix: Tensor) -> dict[str, Tensor]:
+    """Give the weight that `maps_of` has taken apart, and the bias if it is among the features."""
+    weight = like[str(layer.weight)]
+    features = weight.shape[0] if layer.transposed else weight[0].numel()
+    only = weight_of_matrix(layer, matrix[..., :features], weight.shape)
+    found = {str(layer.weight): only.to(weight.device, weight.dtype).contiguous()}
+    if matrix.shape[2] > features:
+        bias = like[str(layer.bias)]
+        offset = matrix[..., features].reshape(bias.shape)
+        found[str(layer.bias)] = offset.to(bias.device, bias.dtype)
+    return found
+
+
 def _merged(
     layer: Layer,
     parents: Sequence[Mapping[str, Tensor]],
     grams: Sequence[Tensor],
+    means: Sequence[Tensor] | None,
     non_diagonal: float,
     shares: Sequence[float],
-) -> Tensor:
-    name = str(layer.weight)
-    missing = [number for number, parent in enumerate(parents) if name not in parent]
-    if missing:
-        raise MismatchError(f"parent {missing[0]} has no tensor {name!r}")
-    first = parents[0][name].detach()
-    each = []
-    for number, parent in enumerate(parents):
-        weight = parent[name].detach()
-        if weight.shape != first.shape:
-            raise MismatchError(
-                f"{name!r} has the shape {list(first.shape)} in parent 0, and "
-                f"{list(weight.shape)} in parent {number}"
-            )
-        each.append(matrix_of_weight(layer, weight.to(first.device, torch.float64)))
+) -> dict[str, Tensor]:
+    each = maps_of(layer, parents, bias=means is not None)
     mean = linear(each, weights=shares)  # [groups, outputs, features]
     total, pull = torch.zeros(()), torch.zeros_like(mean)
-    for number, (matrix, gram, share) in enumerate(zip(each, grams, shares, strict=True)):
+    for number, (matrix, given, share) in enumerate(zip(each, grams, shares, strict=True)):
+        gram = given.to(mean.device, torch.float64)
+        if means is not None:
+            gram = _with_ones(gram, means[number].to(gram.device, torch.float64))
         expected = (len(matrix), matrix.shape[2], matrix.shape[2])
         if tuple(gram.shape) != expected:
             raise MismatchError(
                 f"the Gram matrix of {layer.name!r} of parent {number} has the shape "
-                f"{list(gram.shape)}, and {name!r} needs {list(expected)}; collect it of this model"
+                f"{list(gram.shape)}, and {layer.weight!r} needs {list(expected)}; collect it of "
+                "this model"
             )
-        shrunk = share * _shrunk(gram.to(first.device, torch.float64), non_diagonal)
+        shrunk = share * _shrunk(gram, non_diagonal)
         pull += (matrix - mean) @ shrunk
         total = shrunk if number == 0 else total.add_(shrunk)
     if not bool(total.isfinite().all() and mean.isfinite().all()):
         raise NonFiniteError(
-            f"{name!r} of a parent, or its Gram matrix, has NaN or infinite values"
+            f"{layer.weight!r} of a parent, or its Gram matrix, has NaN or infinite values"
         )
     change = torch.stack([_solved(g, p) for g, p in zip(total, pull, strict=True)])
-    return weight_of_matrix(layer, mean + change, first.shape).to(first.dtype).contiguous()
+    return put_map(layer, parents[0], mean + change)
+
+
+def _with_ones(gram: Tensor, mean: Tensor) -> Tensor:
+    """Give the Gram matrix of rows with one more feature, which is always 1."""
+    column = mean[:, :, None]
+    one = torch.ones_like(column[:, :1])
+    return torch.cat([torch.cat([gram, column], 2), torch.cat([column.mT, one], 2)], 1)
 
 
 def _shrunk(gram: Tensor, non_diagonal: float) -> Tensor:

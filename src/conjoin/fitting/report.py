@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from conjoin.fitting.least_squares import FittedLayer
@@ -38,6 +38,10 @@ class FitReport:
         examples: of each model that were fitted on.
         held_out: of each model, further ones that nothing was fitted on.
         seconds: that all of it took.
+        folded: name of a BatchNorm -> layer that it was folded into.
+        kept: name of a BatchNorm that was not, though it was asked for -> why.
+        solved: name of a layer -> by what, where not by the Gram matrix of its features: ``rows``
+            or ``iterations``, see `conjoin.fitting.solving.solve`.
     """
 
     method: str
@@ -49,6 +53,9 @@ class FitReport:
     examples: tuple[int, ...]
     held_out: tuple[int, ...]
     seconds: float
+    folded: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
+    solved: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Give numbers, texts, lists and dicts; NaN is None."""
@@ -70,6 +77,10 @@ class FitReport:
                 lines.append(
                     f"  {one.name.ljust(width)}  {one.before:15.3f}  {one.after:8.3f}{note}"
                 )
+        if self.folded:
+            lines.append(f"BatchNorm folded into the layer before it: {', '.join(self.folded)}")
+        lines += [f"BatchNorm kept, {name}: {why}" for name, why in self.kept.items()]
+        lines += [f"{name} was solved by {how}" for name, how in self.solved.items()]
         return "\n".join(lines)
 
 

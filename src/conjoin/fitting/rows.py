@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from conjoin.data_statistics.features import rows_of_inputs, rows_of_outputs
 from conjoin.data_statistics.layers import Layer
 
-__all__ = ["is_rectified", "rows", "thinned"]
+__all__ = ["fewest_rows", "is_rectified", "rows", "thinned"]
 
 ROWS = 50_000
 PER_FEATURE = 20
@@ -58,12 +58,26 @@ def thinned(layer: Layer, shape: tuple[int, ...], examples: int, number: int) ->
     """
     if layer.kind != "convolution":
         return ()
-    sizes = [int(size) for size in layer.node.meta["val"].shape[2:]]
-    enough = max(ROWS, PER_FEATURE * torch.Size(shape[1:]).numel())
+    sizes, enough = _places(layer), _enough(shape)
     every = int((examples * torch.Size(sizes).numel() / enough) ** (1 / len(sizes)))
     if every < 2 or every > min(sizes):
         return ()
     return tuple(slice(number // every**dim % every, None, every) for dim in range(len(sizes)))
+
+
+def fewest_rows(layer: Layer, shape: tuple[int, ...], examples: int) -> int:
+    """Give a number of rows that there are at least, without looking at them.
+
+    Args:
+        layer: what is fitted.
+        shape: of its weight.
+        examples: in all batches.
+    """
+    if layer.kind != "convolution":
+        return examples
+    # Of places that are thinned, rounding takes less than a half in each dimension.
+    least = _enough(shape) >> len(_places(layer))
+    return min(examples * torch.Size(_places(layer)).numel(), least)
 
 
 def is_rectified(layer: Layer) -> bool:
@@ -81,6 +95,14 @@ def is_rectified(layer: Layer) -> bool:
             else:
                 return False
     return seen > 0
+
+
+def _places(layer: Layer) -> list[int]:
+    return [int(size) for size in layer.node.meta["val"].shape[2:]]
+
+
+def _enough(shape: tuple[int, ...]) -> int:
+    return max(ROWS, PER_FEATURE * torch.Size(shape[1:]).numel())
 
 
 def _channels(layer: Layer, value: Tensor) -> Tensor:

@@ -1,28 +1,31 @@
 """The methods that merge with data: prepared models and settings -> networks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from conjoin.batches import size_of
-from conjoin.data_statistics import collect_statistics
-from conjoin.data_statistics.execution import Program
+from conjoin.batches import Inputs, size_of
+from conjoin.data_statistics import collect_statistics, rows_of_inputs
+from conjoin.data_statistics.execution import Execution, Program
 from conjoin.data_statistics.layers import Layer
+from conjoin.errors import InputError
 from conjoin.fitting.affine_layers import tensors_of
 from conjoin.fitting.fisher import fisher
+from conjoin.fitting.folding import Folding, reestimate_kept
 from conjoin.fitting.least_squares import FittedLayer, Parent, least_squares, passed_ends
 from conjoin.fitting.prepared import Prepared, Settings, first_of, with_labels
 from conjoin.fitting.regmean import regmean
+from conjoin.fitting.regmean_of_rows import regmean_of_rows
 from conjoin.merging import merge
 from conjoin.modules import TaskNetworks, share_parameters
-from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.tracing import size_of as size_of_dimension
 
-__all__ = ["WAYS", "Made", "Way", "together", "with_state"]
+__all__ = ["WAYS", "Made", "Way", "passes_of", "together", "with_state"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,13 @@ class Made:
         networks: one for all, or one for each task.
         layers: what was done with each.
         private: layers that each network has for itself.
+        solved: name of a layer -> by what, where not by the Gram matrix of its features.
     """
 
     networks: Sequence[nn.Module]
     layers: Sequence[FittedLayer] = ()
     private: Sequence[Layer] = ()
+    solved: Mapping[str, str] = field(default_factory=dict)
 
 
 Private = Sequence[Layer]
@@ -68,34 +73,103 @@ def _least_squares(prepared: Prepared, settings: Settings, private: Private, exa
             ridge=settings.ridge,
             rounds=settings.rounds,
             private=private,
-            largest=prepared.memory,
+            memory=prepared.memory,
             progress=prepared.progress,
         )
     made = states if private else states[:1]
-    return Made([with_state(prepared.models[0], state) for state in made], layers, private)
+    networks = [with_state(prepared.models[0], state) for state in made]
+    solved = {one.name: one.solved for one in layers if one.solved != "features"}
+    return Made(networks, layers, private, solved)
 
 
 def _regmean(prepared: Prepared, settings: Settings, _: Private, examples: int) -> Made:
     models = prepared.aligned(settings.align)
-    statistics = [
-        collect_statistics(
-            model,
-            with_labels(first_of(part, examples)),
-            what=("gram",),
-            program=prepared.program,
+    data = [first_of(part, examples) for part in prepared.data]
+    states = [model.state_dict() for model in models]
+    folded = set(prepared.folding.folded.values()) if prepared.folding else set()
+    passes, wide = passes_of(prepared.layers, states[0], prepared.memory)
+    if not passes and not wide:
+        raise InputError("the model has no linear layer or convolution that regmean can merge")
+    found: dict[str, Tensor] = {}
+    solved: dict[str, str] = {}
+    for names in passes:
+        statistics = [
+            collect_statistics(
+                model,
+                with_labels(part),
+                what=("gram", "moments") if folded & set(names) else ("gram",),
+                layers=names,
+                program=prepared.program,
+                memory=prepared.memory,
+            )
+            for model, part in zip(models, data, strict=True)
+        ]
+        found |= regmean(
+            states,
+            statistics,
+            [layer for layer in prepared.layers if layer.name in names],
+            non_diagonal=settings.non_diagonal,
+            weights=settings.weights,
+            biases=folded,
+        )
+    for layer in wide:
+        tensors, how = regmean_of_rows(
+            layer,
+            states,
+            partial(_rows, prepared.program, layer, states, data),
+            non_diagonal=settings.non_diagonal,
+            weights=settings.weights,
+            bias=layer.name in folded,
             memory=prepared.memory,
         )
-        for model, part in zip(models, prepared.data, strict=True)
-    ]
-    states = [model.state_dict() for model in models]
-    found = regmean(
-        states,
-        statistics,
-        prepared.layers,
-        non_diagonal=settings.non_diagonal,
-        weights=settings.weights,
-    )
-    return _averaged(prepared, models, settings, found, examples)
+        found |= tensors
+        solved[layer.name] = how
+    return replace(_averaged(prepared, models, settings, found, examples), solved=solved)
+
+
+def passes_of(
+    layers: Sequence[Layer], tensors: Mapping[str, Tensor], memory: float
+) -> tuple[list[list[str]], list[Layer]]:
+    """Part layers into sets whose Gram matrices fit in memory, and those of which one does not.
+
+    Args:
+        layers: of any kind; those that have no Gram matrix are in none.
+        tensors: of the model.
+        memory: bytes.
+    """
+    passes: list[list[str]] = []
+    wide: list[Layer] = []
+    taken = 0.0
+    for layer in layers:
+        if layer.kind == "scale" or layer.weight is None:
+            continue
+        shape = tensors[layer.weight].shape
+        needed = 8 * layer.groups * (shape[0] if layer.transposed else shape[1:].numel()) ** 2
+        if needed > memory:
+            wide.append(layer)
+        elif passes and taken + needed <= memory:
+            passes[-1].append(layer.name)
+            taken += needed
+        else:
+            passes.append([layer.name])
+            taken = needed
+    return passes, wide
+
+
+def _rows(
+    program: Program,
+    layer: Layer,
+    states: Sequence[Mapping[str, Tensor]],
+    data: Sequence[Sequence[Inputs]],
+) -> Iterator[tuple[int, Tensor]]:
+    """Give (number of the parent, its inputs of a layer as rows)."""
+    for number, (state, part) in enumerate(zip(states, data, strict=True)):
+        shape = state[str(layer.weight)].shape
+        for batch in part:
+            with torch.no_grad():
+                value = Execution(program, state, batch).value(layer.source)
+            for _, rows in rows_of_inputs(layer, value, shape):
+                yield number, rows
 
 
 def _fisher(prepared: Prepared, settings: Settings, _: Private, examples: int) -> Made:
@@ -124,10 +198,8 @@ def _averaged(
     """Give the mean of aligned models, some tensors replaced, and statistics re-estimated."""
     mean = merge(models, "linear", weights=settings.weights)
     made = with_state(mean, {**mean.state_dict(), **found})
-    if has_batchnorm(made):
-        data = (with_labels(first_of(part, examples)) for part in prepared.data)
-        made = reestimate_batchnorm(made, *data)
-    return Made([made])
+    data = [with_labels(first_of(part, examples)) for part in prepared.data]
+    return Made([reestimate_kept(made, prepared.folding or Folding(), data)])
 
 
 def together(networks: Mapping[str, nn.Module], private: Sequence[Layer]) -> TaskNetworks:

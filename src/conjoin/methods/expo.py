@@ -18,8 +18,8 @@ def expo(tensors: Sequence[Tensor], *, base: Tensor, alpha: float = 0.3) -> Tens
     Args:
         tensors: the model.
         base: ``w_0``, of that shape.
-        alpha: how far to go on. 0 gives the model, -1 the base. The paper searches from 0.1 to
-            0.5, by a reward model on a few hundred prompts.
+        alpha: how far to go on. 0 gives the model, -1 the base. The authors say that 0.3 or 0.5
+            usually is good (README of chujiezheng/LLM-Extrapolation); choose it on validation data.
 
     Zheng et al., Model extrapolation expedites alignment, ACL 2025 (arXiv:2404.16792).
 

@@ -22,7 +22,8 @@ def magmax(tensors: Sequence[Tensor], *, base: Tensor, scale: float = 1.0) -> Te
     Args:
         tensors: same shape, real floating.
         base: ``w_0``, of that shape.
-        scale: the factor ``s`` ("lambda" elsewhere).
+        scale: the factor ``s`` ("lambda" elsewhere). The authors' code has 0.5, for tasks that were
+            learned one after the other (danielm1405/magmax); choose it on validation data.
 
     Raises:
         MethodError: complex tensors.

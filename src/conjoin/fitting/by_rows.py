@@ -1,0 +1,89 @@
+"""Ridge regression with the Gram matrix of the rows: for layers with fewer rows than features."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from conjoin.fitting.factors import factorized
+from conjoin.fitting.moments import Affine
+from conjoin.fitting.problem import Means, Part, Problem, Solution, StreamedSpread, away
+
+__all__ = ["by_rows"]
+
+FLOOR = 1e-12
+"""Of the trace of the Gram matrix: the least that is added to its diagonal. Rows that depend on
+each other make it singular, and what rounding has left in such directions is nothing to divide by.
+"""
+
+
+def by_rows(problem: Problem, means: Means) -> Solution:
+    """Solve with the Gram matrix of the rows.
+
+    The change of the weights is ``X^T a`` with ``(X X^T + c I) a = E``: X has the rows about their
+    means, each times the square root of its share; E, what the start leaves of the targets. What
+    the rows get from a change is ``X X^T a``, so that rounds do not look at them again.
+
+    Args:
+        problem: what is asked.
+        means: of its rows.
+    """
+    blocks = list(problem.stream())
+    center = means.center(offset=problem.offset)
+    root = _roots(problem, means, blocks)  # [rows, 1]
+    gram = _gram(blocks, center, root)
+    ridge = torch.as_tensor(problem.ridge, dtype=torch.float64).clamp(min=FLOOR * center.shape[-1])
+    factor, _ = factorized(gram, ridge, means.scale(offset=problem.offset))
+
+    start = problem.start.matrix
+    base = torch.cat([_through(x, center, start) for _, x, _ in blocks], 1)
+    wanted = targets = torch.cat([y.cpu().double() for _, _, y in blocks], 1)
+    for left in reversed(range(problem.rounds + 1)):
+        mean = torch.zeros_like(means.targets)
+        if problem.offset:
+            mean = (root.square() * wanted).sum(1)
+        dual = torch.cholesky_solve(root * (wanted - mean[:, None] - base), factor)
+        if left:
+            now = base + gram @ dual / root + mean[:, None]
+            wanted = torch.where(targets > 0, targets, now.clamp_(max=0))
+
+    matrix, done = start.clone(), 0
+    for _, x, _ in blocks:
+        part = slice(done, done := done + x.shape[1])
+        rows = away(x, center)
+        matrix += (rows.mT @ (root[part] * dual[:, part]).to(rows.device)).cpu()
+    offset = mean - (center[:, None] @ matrix)[:, 0]
+    inputs = StreamedSpread(lambda: blocks, problem.shares, means.inputs)
+    return Solution(Affine(matrix, offset), inputs, "rows")
+
+
+def _roots(problem: Problem, means: Means, blocks: Sequence[Part]) -> Tensor:
+    """Give the square root of the share of each row: float64 [rows, 1]."""
+    each = torch.tensor(
+        [share / n for share, n in zip(problem.shares, means.counts, strict=True)],
+        dtype=torch.float64,
+    ).sqrt()
+    parents = torch.tensor([number for number, _, _ in blocks])
+    return each[parents].repeat_interleave(torch.tensor([x.shape[1] for _, x, _ in blocks]))[
+        :, None
+    ]
+
+
+def _gram(blocks: Sequence[Part], center: Tensor, root: Tensor) -> Tensor:
+    """Give ``X X^T`` block by block: float64 [groups, rows, rows]."""
+    ends = torch.tensor([x.shape[1] for _, x, _ in blocks]).cumsum(0).tolist()
+    parts = [slice(end - x.shape[1], end) for end, (_, x, _) in zip(ends, blocks, strict=True)]
+    gram = torch.zeros(len(center), ends[-1], ends[-1], dtype=torch.float64)
+    for at, (_, x, _) in enumerate(blocks):
+        rows = away(x, center)
+        for before, (_, y, _) in enumerate(blocks[: at + 1]):
+            products = (rows @ away(y, center).mT).cpu()
+            gram[:, parts[at], parts[before]] = products
+            gram[:, parts[before], parts[at]] = products.mT
+    return gram.mul_(root).mul_(root.mT)
+
+
+def _through(x: Tensor, center: Tensor, matrix: Tensor) -> Tensor:
+    """Give ``(x - center) @ matrix``, multiplied in the precision of x: float64."""
+    rows = away(x, center).to(x.dtype)
+    return (rows @ matrix.to(x.device, x.dtype)).cpu().double()
