@@ -16,7 +16,7 @@ from conjoin.errors import MethodError, NonFiniteError
 from conjoin.merging import Merged, merge
 from conjoin.merging.blocks import BLOCK
 from conjoin.merging.task import Settings, make_tasks
-from conjoin.methods import Method, Need
+from conjoin.methods import METHODS, Method, Need
 
 few = settings(deadline=None, max_examples=30)
 
@@ -446,3 +446,51 @@ def test_a_method_that_needs_statistics_says_so():
     method = Method("fisher", function, "f", needs=frozenset({Need.STATISTICS}))
     with pytest.raises(MethodError, match="statistics"):
         merge([{"w": torch.ones(1)}], method)
+
+
+# Whole tensors as they are stored ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rescale", ["expectation", "l1"])
+@pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.widens])
+def test_methods_that_widen_by_themselves_give_the_same_bits(name, rescale, dtype):
+    generator = torch.Generator().manual_seed(0)
+    base, *models = torch.randn(4, 700, 400, generator=generator).to(dtype)
+    models = models[: METHODS[name].models]
+    parameters = {"rescale": rescale} if "rescale" in METHODS[name].defaults else {}
+
+    def merged(kind):
+        return merge(
+            [{"w": model.to(kind)} for model in models],
+            name,
+            base={"w": base.to(kind)},
+            parameters=parameters,
+            dtype=dtype,
+        )["w"]
+
+    found = merged(dtype)
+    assert found.dtype == dtype
+    assert torch.equal(found, merged(torch.float32))
+    assert not torch.equal(found, base)
+
+
+def test_only_what_has_the_dtype_of_the_result_comes_as_it_is_stored():
+    seen = []
+
+    def look(tensors):
+        seen.append([tensor.dtype for tensor in tensors])
+        return tensors[0].clone()
+
+    row = Method("look", look, "w_1", elementwise=False, widens=True)
+    half, single = torch.ones(2).bfloat16(), torch.ones(2)
+    merge([{"w": half}, {"w": half}], row)
+    merge([{"w": half}, {"w": single}], row, dtype=torch.bfloat16)
+    merge([{"w": half}, {"w": half}], row, dtype=torch.float32)
+    merge([{"w": half}, {"w": half.half()}], row, dtype=torch.bfloat16)
+    bytes_ = [{"w": half.to(torch.float8_e5m2)}]
+    merge(bytes_, row)
+    merge([{"w": half}], Method("look", look, "w_1", elementwise=False))
+    assert [set(kinds) for kinds in seen] == [{torch.bfloat16}] + [{torch.float32}] * 5
+    with pytest.raises(NonFiniteError, match="1 NaN"):
+        merge([{"w": torch.tensor([1.0, torch.nan]).bfloat16()}], row)

@@ -25,7 +25,7 @@ def _kept(densities, epsilon, per="row", *, rescale="expectation"):
     if rescale == "l1":
         random = np.random.Generator(np.random.SFC64(seed))
         base, tensors = as_rows(BASE, per), [as_rows(tensor, per) for tensor in TENSORS]
-        factors = restoring_factors(tensors, base, densities, [epsilon] * 3, random, "it")
+        factors, _ = restoring_factors(tensors, base, densities, [epsilon] * 3, random, "it")
     random = np.random.Generator(np.random.SFC64(seed))
     prune(rows, densities, [epsilon] * 3, random, expectation=expectation)
     return np.stack(

@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conjoin.errors import MethodError
-from conjoin.methods.magprune import as_rows, check_chances, prune, restoring_factors, strips
+from conjoin.methods.magprune import (
+    as_rows,
+    check_chances,
+    prune,
+    prune_again,
+    restoring_factors,
+    strips,
+)
 from conjoin.methods.strips import STRIP
 
 few = settings(deadline=None, max_examples=40)
@@ -96,7 +103,8 @@ def test_strips_are_whole_rows_and_cover_all(rows, width):
 
 def test_the_sum_of_magnitudes_is_restored():
     change = torch.randn(300, 700, generator=torch.Generator().manual_seed(0))
-    (factor,) = restoring_factors([change], torch.zeros(300, 700), [0.3], [0.1], _random(), "it")
+    base = torch.zeros(300, 700)
+    (factor,), _ = restoring_factors([change], base, [0.3], [0.1], _random(), "it")
     random = _random()
     after = 0.0
     for part in strips(change):
@@ -105,7 +113,7 @@ def test_the_sum_of_magnitudes_is_restored():
         after += some.double().abs().sum().item()
     assert factor * after == pytest.approx(change.double().abs().sum().item(), rel=1e-9)
     zeros = torch.zeros(2, 2)
-    assert restoring_factors([zeros], zeros, [0.5], [0.1], _random(), "it") == [1]
+    assert restoring_factors([zeros], zeros, [0.5], [0.1], _random(), "it")[0] == [1]
 
 
 @pytest.mark.parametrize(("density", "epsilon"), [(0.1, 0.15), (0.9, 0.15), (0.5, 0.51)])
@@ -113,3 +121,16 @@ def test_chances_that_are_none(density, epsilon):
     with pytest.raises(MethodError, match="it: chances .* leaves the range from 0 to 1"):
         check_chances([0.5, density], [0.1, epsilon], "it")
     check_chances([0, 1, 0.15, 0.85], [0.15] * 4, "it")
+
+
+def test_what_was_dropped_is_dropped_again_without_ranking():
+    changes = [torch.randn(700, 501, generator=torch.Generator().manual_seed(k)) for k in (0, 1)]
+    settings = ([0.3, 1.0], [0.1, 0.1])
+    base = torch.zeros(700, 501)
+    _, masks = restoring_factors(changes, base, *settings, _random(), "it")
+    random = _random()
+    for part, mask in zip(strips(base), masks, strict=True):
+        once, again = ([change[part].clone() for change in changes] for _ in range(2))
+        prune(once, *settings, random, expectation=False)
+        prune_again(again, mask)
+        assert all(map(torch.equal, once, again))

@@ -1,6 +1,7 @@
 """A merge as a lazy checkpoint: nothing is computed until a tensor is asked for."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,7 @@ from conjoin.merging.blocks import (
     read_inputs,
     read_source,
 )
+from conjoin.merging.rounding import rounded
 from conjoin.merging.summaries import Summaries
 from conjoin.merging.task import Rule, Source, Task, working_dtype
 from conjoin.methods import Need
@@ -127,7 +129,7 @@ class Merged(Checkpoint):
             # Random numbers are drawn for whole blocks.
             begin = span[0] // BLOCK * BLOCK
             span = begin, min(begin + BLOCK, task.spec.numel)
-        tensors = self._read(task, span, held)
+        tensors = self._read(_as_stored(task) if span is None else task, span, held)
         shape = tensors[0].shape
         keywords: dict[str, Any] = dict(task.settings.parameters)
         if task.base is not None:
@@ -154,14 +156,13 @@ class Merged(Checkpoint):
         return self._finish(name, task, result)
 
     def _finish(self, name: str, task: Task, result: Tensor) -> Tensor:
-        result = result.detach()
-        rounded = result.to(task.spec.dtype)
+        stored = rounded(result.detach(), task.spec.dtype)
         if self._finite:
             # Some dtypes have no sums of their own.
-            summable = rounded.dtype.itemsize > 1 and rounded.dtype != torch.complex32
-            checked = rounded if summable else rounded.to(task.working)
+            summable = stored.dtype.itemsize > 1 and stored.dtype != torch.complex32
+            checked = stored if summable else stored.to(task.working)
             check_finite(checked, "the result (overflow?)", name)
-        return rounded
+        return stored
 
     def _pool(self, name: str, task: Task, span: Span, held: Held) -> Tensor:
         values = self._read(task, span, held)
@@ -201,14 +202,14 @@ class Merged(Checkpoint):
     def _copy(self, name: str, task: Task, span: Span, held: Held) -> Tensor:
         (source,) = task.sources
         (tensor,) = _raw(task.sources, span, held)
-        rounded = tensor.to(task.spec.dtype)
+        stored = rounded(tensor, task.spec.dtype)
         has_values = tensor.is_floating_point() or tensor.is_complex()
         if self._finite and has_values and task.spec.kind is not Kind.CONSTANT:
             wide = working_dtype([tensor.dtype])
             check_finite(tensor.to(wide), source)
-            if rounded.dtype != tensor.dtype:
-                check_finite(rounded.to(wide), "the result (overflow?)", name)
-        return rounded
+            if stored.dtype != tensor.dtype:
+                check_finite(stored.to(wide), "the result (overflow?)", name)
+        return stored
 
 
 _MAKE: Mapping[Rule, Callable[[Merged, str, Task, Span, Held], Tensor]] = {
@@ -218,6 +219,20 @@ _MAKE: Mapping[Rule, Callable[[Merged, str, Task, Span, Held], Tensor]] = {
     Rule.AGREE: Merged._agreed,
     Rule.COPY: Merged._copy,
 }
+
+
+def _as_stored(task: Task) -> Task:
+    """The task without another dtype for the arithmetic, if its method sees to that itself."""
+    assert task.method is not None
+    dtype = task.spec.dtype
+    if (
+        not task.method.widens
+        or dtype not in (torch.bfloat16, torch.float16)
+        or task.working != torch.float32
+        or any(source.spec.dtype != dtype for source in task.inputs)
+    ):
+        return task
+    return replace(task, working=dtype)
 
 
 def _raw(sources: Sequence[Source], span: Span, held: Held) -> list[Tensor]:

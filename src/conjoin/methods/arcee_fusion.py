@@ -1,13 +1,16 @@
 """Arcee Fusion: take over the changes that matter most."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from conjoin.methods.elections import change_from
+from conjoin.methods.elections import check_real
+from conjoin.methods.magprune import strips
+from conjoin.methods.method import Total
 from conjoin.methods.rows import groups_of_rows, row_sums
+from conjoin.methods.strips import widened
+from conjoin.methods.trimming import largest
 
 __all__ = ["arcee_fusion"]
 
@@ -44,20 +47,65 @@ def arcee_fusion(tensors: Sequence[Tensor], *, base: Tensor) -> Tensor:
     >>> arcee_fusion([torch.tensor([0.0, 0.1, 0.2, 0.1, 0.0, 0.2, 5.0, 0.3])], base=base)
     tensor([0., 0., 0., 0., 0., 0., 5., 0.])
     """
+    check_real(base, "arcee_fusion")
     if base.is_meta or base.numel() == 0:
         return torch.empty_like(base)
     rows = [tensor.reshape(-1, base.shape[-1] if base.dim() else 1) for tensor in (*tensors, base)]
-    change = change_from(rows[1], rows[0], "arcee_fusion")
     divergence = torch.cat([_divergence(*parts) for parts in groups_of_rows(rows)])
     # Only the order of scores counts. So the largest factor may be 1, and none too small.
     largest = divergence.max()
-    factors = divergence / torch.where(largest > 0, largest, 1.0)
-    scores = change.abs().mul_(factors[:, None].to(change.dtype))
-    ranks = [int(share * (scores.numel() - 1)) for share in (0.25, 0.5, 0.75)]
-    ordered = np.partition(scores.reshape(-1).cpu().numpy(), ranks)
-    first, middle, third = (float(ordered[rank]) for rank in ranks)
-    kept = torch.ge(scores, middle + 1.5 * (third - first), out=torch.empty_like(scores))
-    return change.mul_(kept).add_(rows[1]).reshape(base.shape)
+    factors = (divergence / torch.where(largest > 0, largest, 1.0))[:, None]
+    threshold = _threshold(_Rows(rows[0], rows[1], factors))
+    # Scores are formed again, part by part: all of them would take a lot of memory.
+    result = torch.empty(rows[1].shape, dtype=base.dtype, device=base.device)
+    for part in strips(result):
+        ancestor = widened(rows[1][part])
+        change = widened(rows[0][part]) - ancestor
+        scores = change.abs().mul_(factors[part].to(change.dtype))
+        kept = torch.ge(scores, threshold, out=scores)
+        result[part] = change.mul_(kept).add_(ancestor)
+    return result.view(base.shape)
+
+
+class _Rows(Total):
+    """The total over some rows at a time, of a tensor and the factors of its rows."""
+
+    def __init__(self, tensor: Tensor, base: Tensor, factors: Tensor) -> None:
+        self._tensor, self._base, self._factors = tensor, base, factors
+
+    @property
+    def size(self) -> int:
+        return self._tensor.numel()
+
+    def __call__(self, function: Callable[..., Tensor], /) -> Tensor:
+        found = None
+        for part in strips(self._tensor):
+            tensors = [self._tensor[part], self._factors[part]]
+            found = function(tensors, base=self._base[part], into=found)
+        assert found is not None  # there are rows
+        return found
+
+    def sample(self, function: Callable[..., Tensor], count: int, /) -> Tensor:
+        # An odd step does not meet the same column of every row of 2**k elements.
+        step = -(-self.size // count) | 1 if self.size > count else 1
+        places = torch.arange(0, self.size, step, device=self._tensor.device)
+        tensor, base = (one.reshape(-1)[places] for one in (self._tensor, self._base))
+        rows = places.div(self._tensor.shape[1], rounding_mode="floor")
+        return function([tensor, self._factors[rows, 0]], base=base)
+
+
+def _threshold(total: Total) -> float:
+    """Give the least score that is kept."""
+
+    def scores(tensors: Sequence[Tensor], base: Tensor) -> list[Tensor]:
+        change = widened(tensors[0]) - widened(base)
+        return [change.abs_().mul_(tensors[1].to(change.dtype))]
+
+    def choose(sizes: Sequence[int]) -> list[list[int]]:
+        return [[size - int(share * (size - 1)) for share in (0.25, 0.5, 0.75)] for size in sizes]
+
+    first, middle, third = largest(total, scores, choose)[0].tolist()
+    return float(middle + 1.5 * (third - first))
 
 
 def _divergence(tensor: Tensor, base: Tensor) -> Tensor:

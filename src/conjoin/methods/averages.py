@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from conjoin.methods.weights import shares_of
+from conjoin.methods.weights import fractions_of
 
 __all__ = ["linear", "mean", "passthrough", "sum"]
 
@@ -58,11 +58,11 @@ def linear(
     >>> linear([a, b], weights=[1, -1], normalize=False)
     tensor([-2., -3.])
     """
-    shares = shares_of(weights, len(tensors), "linear", normalize=normalize)
-    result = tensors[0] * shares[0]
-    for tensor, share in zip(tensors[1:], shares[1:], strict=True):
-        result.add_(tensor, alpha=share)  # one pass, without a tensor for the product
-    return result
+    factors, divisor = fractions_of(weights, len(tensors), "linear", normalize=normalize)
+    result = tensors[0] * factors[0]
+    for tensor, factor in zip(tensors[1:], factors[1:], strict=True):
+        result.add_(tensor, alpha=factor)  # one pass, without a tensor for the product
+    return result if divisor == 1 else result.div_(divisor)
 
 
 def passthrough(tensors: Sequence[Tensor], *, scale: float = 1.0) -> Tensor:

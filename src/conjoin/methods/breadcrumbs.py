@@ -28,7 +28,7 @@ from conjoin.methods.trimming import (
     trimmed,
     without_outliers,
 )
-from conjoin.methods.weights import added_up, checked_weights, shares_of
+from conjoin.methods.weights import added_up, checked_weights, fractions_of
 
 __all__ = ["breadcrumbs", "breadcrumbs_ties", "find_ranges"]
 
@@ -116,16 +116,18 @@ def breadcrumbs(
     >>> breadcrumbs([tensor], base=torch.zeros(3), weights=[1], summary=ranges)
     tensor([0., 3., 0.])
     """
-    shares = shares_of(weights, len(tensors), "breadcrumbs", normalize=normalize)
+    shares, divisor = fractions_of(
+        weights, len(tensors), "breadcrumbs", normalize=normalize, scale=scale
+    )
     check_real(base, "breadcrumbs")
     if base.is_meta:
         return torch.empty_like(base)
     limits, factors = _limits(summary, base.dtype)
-    factors = [scale * share * factor for share, factor in zip(shares, factors, strict=True)]
+    factors = [share * factor for share, factor in zip(shares, factors, strict=True)]
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
         changes = _masked(tensors, base, limits)
-        return added_up(changes, factors).add_(base)
+        return added_up(changes, factors, divisor).add_(base)
 
     return in_strips(merge_strip, tensors, base)
 
@@ -181,14 +183,17 @@ def breadcrumbs_ties(
     check_real(base, "breadcrumbs_ties")
     if base.is_meta:
         return torch.empty_like(base)
+    shares, divisor = fractions_of(weights, len(tensors), "breadcrumbs_ties", normalize=False)
     limits, factors = _limits(summary, base.dtype)
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
         changes = _masked(tensors, base, limits)
-        for change, weight, factor in zip(changes, checked, factors, strict=True):
-            if weight * factor != 1:
-                change.mul_(weight * factor)
+        for change, share, factor in zip(changes, shares, factors, strict=True):
+            if share * factor != 1:
+                change.mul_(share * factor)
         merged = merge_elected(changes, checked, elect=elect, merge=merge, undecided=undecided)
+        if divisor != 1:
+            merged.div_(divisor)
         return (merged if scale == 1 else merged.mul_(scale)).add_(base)
 
     return in_strips(merge_strip, tensors, base)

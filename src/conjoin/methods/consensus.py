@@ -22,7 +22,7 @@ from conjoin.errors import MethodError
 from conjoin.methods.elections import change_from, check_real
 from conjoin.methods.parameters import Within, one_per_model
 from conjoin.methods.strips import in_strips
-from conjoin.methods.weights import shares_of
+from conjoin.methods.weights import added_up, fractions_of
 
 __all__ = ["check_task", "consensus", "tall_mask"]
 
@@ -61,7 +61,7 @@ def consensus(
     >>> consensus([a, b, c], base=torch.zeros(2), weights=[1, 1, 1])
     tensor([4.5000, 0.0000])
     """
-    shares = shares_of(weights, len(tensors), "consensus", normalize=normalize)
+    factors, divisor = fractions_of(weights, len(tensors), "consensus", normalize=normalize)
     thresholds = one_per_model(threshold, len(tensors))
     if agree > len(tensors):
         raise MethodError(
@@ -71,7 +71,7 @@ def consensus(
     check_real(base, "consensus")
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
-        merged = _merged(tensors, base, shares)
+        merged = added_up((tensor - base for tensor in tensors), factors, divisor)
         votes = torch.zeros_like(base)
         for tensor, limit in zip(tensors, thresholds, strict=True):
             votes.add_(_mask(change_from(base, tensor, "consensus"), merged, limit))
@@ -108,12 +108,12 @@ def tall_mask(
     >>> tall_mask([a, b], base=torch.zeros(2), weights=[1, 1])
     tensor([3., 0.])
     """
-    shares = shares_of(weights, len(tensors), "tall_mask", normalize=normalize)
+    factors, divisor = fractions_of(weights, len(tensors), "tall_mask", normalize=normalize)
     limit = one_per_model(threshold, len(tensors))[check_task(task, len(tensors), "tall_mask")]
     check_real(base, "tall_mask")
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
-        merged = _merged(tensors, base, shares)
+        merged = added_up((tensor - base for tensor in tensors), factors, divisor)
         mask = _mask(change_from(base, tensors[task], "tall_mask"), merged, limit)
         return merged.mul_(mask).mul_(scale).add_(base)
 
@@ -132,14 +132,6 @@ def check_task(task: int, count: int, method: str) -> int:
     if not 0 <= task < count:
         raise MethodError(f"{method}: task must be a number from 0 to {count - 1}, not {task}")
     return task
-
-
-def _merged(tensors: Sequence[Tensor], base: Tensor, shares: Sequence[float]) -> Tensor:
-    """Give ``tau``."""
-    total = (tensors[0] - base).mul_(shares[0])
-    for tensor, share in zip(tensors[1:], shares[1:], strict=True):
-        total.add_(tensor - base, alpha=share)
-    return total
 
 
 def _mask(change: Tensor, merged: Tensor, threshold: float) -> Tensor:

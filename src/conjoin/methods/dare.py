@@ -20,7 +20,7 @@ from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within, one_per_model
 from conjoin.methods.reductions import quick_sum
 from conjoin.methods.strips import in_strips, strips_of
-from conjoin.methods.weights import added_up, checked_weights, shares_of
+from conjoin.methods.weights import added_up, checked_weights, fractions_of
 
 __all__ = ["dare_linear", "dare_ties", "find_factors"]
 
@@ -101,18 +101,18 @@ def dare_linear(
     >>> dare_linear([a], base=base, weights=[1], summary=torch.tensor([2.0]), generator=generator)
     tensor([...])
     """
-    shares = shares_of(weights, len(tensors), "dare_linear", normalize=normalize)
+    shares, divisor = fractions_of(
+        weights, len(tensors), "dare_linear", normalize=normalize, scale=scale
+    )
     if base.is_meta:
         return torch.empty_like(base)
-    factors = [
-        scale * share * factor for share, factor in zip(shares, summary.tolist(), strict=True)
-    ]
+    factors = [share * factor for share, factor in zip(shares, summary.tolist(), strict=True)]
     densities, random = one_per_model(density, len(tensors)), _random_bits(generator)
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
         changes = [change_from(base, tensor, "dare_linear") for tensor in tensors]
         _drop(changes, densities, random)
-        return added_up(changes, factors).add_(base)
+        return added_up(changes, factors, divisor).add_(base)
 
     return in_strips(merge_strip, tensors, base)
 
@@ -164,7 +164,8 @@ def dare_ties(
     check_election(checked, merge, "dare_ties")
     if base.is_meta:
         return torch.empty_like(base)
-    factors = [weight * factor for weight, factor in zip(checked, summary.tolist(), strict=True)]
+    shares, divisor = fractions_of(weights, len(tensors), "dare_ties", normalize=False)
+    factors = [share * factor for share, factor in zip(shares, summary.tolist(), strict=True)]
     densities, random = one_per_model(density, len(tensors)), _random_bits(generator)
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
@@ -174,6 +175,8 @@ def dare_ties(
             if factor != 1:
                 change.mul_(factor)
         merged = merge_elected(changes, checked, elect=elect, merge=merge, undecided=undecided)
+        if divisor != 1:
+            merged.div_(divisor)
         return (merged if scale == 1 else merged.mul_(scale)).add_(base)
 
     return in_strips(merge_strip, tensors, base)

@@ -23,11 +23,13 @@ from conjoin.methods.magprune import (
     as_rows,
     check_chances,
     prune,
+    prune_again,
     restoring_factors,
     strips,
 )
 from conjoin.methods.parameters import Within, one_per_model
-from conjoin.methods.weights import added_up, checked_weights, shares_of
+from conjoin.methods.strips import widened
+from conjoin.methods.weights import added_up, checked_weights, fractions_of
 
 __all__ = ["della", "della_linear"]
 
@@ -100,11 +102,15 @@ def della(
     checked = checked_weights(weights, len(tensors), "della")
     check_election(checked, merge, "della")
 
+    shares, divisor = fractions_of(weights, len(tensors), "della", normalize=False)
+
     def merge_strip(changes: list[Tensor], factors: Sequence[float]) -> Tensor:
-        for change, weight, factor in zip(changes, checked, factors, strict=True):
-            if weight * factor != 1:
-                change.mul_(weight * factor)
+        for change, share, factor in zip(changes, shares, factors, strict=True):
+            if share * factor != 1:
+                change.mul_(share * factor)
         merged = merge_elected(changes, checked, elect=elect, merge=merge, undecided=undecided)
+        if divisor != 1:
+            merged.div_(divisor)
         return merged if scale == 1 else merged.mul_(scale)
 
     pruning = _Pruning(density, epsilon, per, rescale)
@@ -153,12 +159,13 @@ def della_linear(
     >>> della_linear([a], base=base, weights=[1], generator=generator)
     tensor([...])
     """
-    shares = shares_of(weights, len(tensors), "della_linear", normalize=normalize)
+    shares, divisor = fractions_of(
+        weights, len(tensors), "della_linear", normalize=normalize, scale=scale
+    )
 
     def merge_strip(changes: list[Tensor], factors: Sequence[float]) -> Tensor:
-        return added_up(
-            changes, [scale * share * f for share, f in zip(shares, factors, strict=True)]
-        )
+        restored = [share * factor for share, factor in zip(shares, factors, strict=True)]
+        return added_up(changes, restored, divisor)
 
     pruning = _Pruning(density, epsilon, per, rescale)
     return _pruned(merge_strip, tensors, base, generator, pruning, "della_linear")
@@ -184,14 +191,18 @@ def _pruned(
         [as_rows(tensor, pruning.per) for tensor in tensors],
         as_rows(base, pruning.per),
     )
-    factors = [1.0] * len(tensors)
-    if pruning.rescale == "l1":
-        random = np.random.Generator(np.random.SFC64(seed))
-        factors = restoring_factors(rows, ancestor, densities, epsilons, random, method)
+    factors, masks = [1.0] * len(tensors), None
     random = np.random.Generator(np.random.SFC64(seed))
+    if pruning.rescale == "l1":
+        factors, masks = restoring_factors(rows, ancestor, densities, epsilons, random, method)
+    expectation = pruning.rescale == "expectation"
     result = torch.empty(ancestor.shape, dtype=base.dtype, device=base.device)
-    for part in strips(ancestor):
-        changes = [change_from(ancestor[part], row[part], method) for row in rows]
-        prune(changes, densities, epsilons, random, expectation=pruning.rescale == "expectation")
-        result[part] = merge_strip(changes, factors).add_(ancestor[part])
+    for number, part in enumerate(strips(ancestor)):
+        origin = widened(ancestor[part])
+        changes = [change_from(origin, widened(row[part]), method) for row in rows]
+        if masks is None:
+            prune(changes, densities, epsilons, random, expectation=expectation)
+        else:
+            prune_again(changes, masks[number])
+        result[part] = merge_strip(changes, factors).add_(origin)
     return result.view(base.shape)

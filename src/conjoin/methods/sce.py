@@ -9,7 +9,7 @@ from torch import Tensor
 from conjoin.methods.elections import Undecided, change_from, check_real
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within
-from conjoin.methods.reductions import sum_of
+from conjoin.methods.reductions import quick_products, sum_of
 from conjoin.methods.strips import in_strips, strips_of
 from conjoin.methods.trimming import count_kept, largest
 
@@ -73,11 +73,13 @@ def sce(
         select_topk: share of the elements of a tensor that is selected, at least one. Those that
             are equal to the last one selected are selected too.
         among: it is a share of all elements (the paper), or of those where the models differ at
-            all ("differing", mergekit).
+            all ("differing", mergekit and the authors' code).
         undecided: where the sum of changes is zero nothing is merged ("drop"), or what is
-            "positive" (mergekit).
+            "positive" (mergekit and the authors' code).
         merge: add up what agrees ("sum", the paper), or divide that by the sum of its weights
-            ("weighted", mergekit).
+            ("weighted", mergekit and the authors' code). That code also merges the elements that
+            are not selected, and takes the selected ones for the weights alone (18907305772/FuseAI,
+            FuseChat/mergekit); here, as in mergekit, they are left out.
         scale: factor of the whole change.
 
     Raises:
@@ -146,7 +148,7 @@ def _selected(tensors: Sequence[Tensor], base: Tensor, limit: float) -> list[Ten
     changes = [change_from(base, tensor, "sce") for tensor in tensors]
     if limit > 0:
         spread = _spread(changes)
-        kept = spread.double().ge(limit).to(base.dtype)
+        kept = torch.ge(spread, limit, out=torch.empty_like(spread))  # as it was found: exactly
         for change in changes:
             change.mul_(kept)
     return changes
@@ -172,5 +174,8 @@ def _spread(changes: Sequence[Tensor]) -> Tensor:
 
 
 def _sum_of_squares(change: Tensor) -> Tensor:
+    quick = quick_products([change])
+    if quick is not None:
+        return quick[0, 0]
     wide = change.to(torch.float64, copy=True)
     return sum_of(wide.mul_(wide))

@@ -121,6 +121,7 @@ _ROWS = (
         "w_0 + those w_1 - w_0 whose score |w_1 - w_0| KL(row) is an outlier",
         needs=frozenset({Need.BASE}),
         elementwise=False,
+        widens=True,
         models=1,
     ),
     Method(
@@ -207,6 +208,7 @@ _ROWS = (
         "w_0 + s mean of those a_i m_i (w_i - w_0) / p_i that have the sign of their sum",
         needs=_BASE_AND_WEIGHTS,
         elementwise=False,
+        widens=True,
         paper="arXiv:2406.11617",
     ),
     Method(
@@ -215,6 +217,7 @@ _ROWS = (
         "w_0 + s sum_i a_i m_i (w_i - w_0) / p_i",
         needs=_BASE_AND_WEIGHTS,
         elementwise=False,
+        widens=True,
         paper="arXiv:2406.11617",
     ),
     Method(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from conjoin.methods.strips import in_strips
-from conjoin.methods.weights import shares_of
+from conjoin.methods.weights import added_up, fractions_of
 
 __all__ = ["task_arithmetic"]
 
@@ -38,15 +38,14 @@ def task_arithmetic(
     >>> task_arithmetic([a, b], base=base, weights=[1, 0.5])
     tensor([4.])
     """
-    shares = shares_of(weights, len(tensors), "task_arithmetic", normalize=normalize)
-    factors = [share * scale for share in shares]
+    factors, divisor = fractions_of(
+        weights, len(tensors), "task_arithmetic", normalize=normalize, scale=scale
+    )
 
     # Not as one sum of w_0 and all w_i with other weights, which would be faster: there equal
     # models would differ from their base by roundings.
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
-        total = (tensors[0] - base).mul_(factors[0])
-        for tensor, factor in zip(tensors[1:], factors[1:], strict=True):
-            total.add_(tensor - base, alpha=factor)
-        return total.add_(base)
+        changes = (tensor - base for tensor in tensors)
+        return added_up(changes, factors, divisor).add_(base)
 
     return in_strips(merge_strip, tensors, base)

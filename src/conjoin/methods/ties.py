@@ -20,7 +20,7 @@ from conjoin.methods.parameters import Within, one_per_model
 from conjoin.methods.reductions import sum_of_magnitudes
 from conjoin.methods.strips import in_strips, strips_of
 from conjoin.methods.trimming import limit_below, thresholds, trimmed
-from conjoin.methods.weights import checked_weights
+from conjoin.methods.weights import checked_weights, fractions_of
 
 __all__ = ["find_thresholds", "ties"]
 
@@ -112,13 +112,16 @@ def ties(
         return torch.empty_like(base)
     least, factors = summary.expand(len(tensors), 2).t().tolist()
     limits = [limit_below(threshold, base.dtype) for threshold in least]
+    shares, divisor = fractions_of(weights, len(tensors), "ties", normalize=False)
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
         changes = []
-        for tensor, limit, weight, factor in zip(tensors, limits, checked, factors, strict=True):
+        for tensor, limit, share, factor in zip(tensors, limits, shares, factors, strict=True):
             change = trimmed(change_from(base, tensor, "ties"), limit)
-            changes.append(change if weight * factor == 1 else change.mul_(weight * factor))
+            changes.append(change if share * factor == 1 else change.mul_(share * factor))
         merged = merge_elected(changes, checked, elect=elect, merge=merge, undecided=undecided)
+        if divisor != 1:
+            merged.div_(divisor)
         return (merged if scale == 1 else merged.mul_(scale)).add_(base)
 
     return in_strips(merge_strip, tensors, base)
