@@ -13,18 +13,36 @@ from torch import Tensor
 
 from conjoin.data_statistics.features import matrix_of_weight, weight_of_matrix
 from conjoin.data_statistics.layers import BatchNorm, Layer
-from conjoin.fitting.moments import Affine
+from conjoin.fitting.moments import Affine, Scaled
 from conjoin.fitting.problem import Spread
 
-__all__ = ["affine_of", "own_map", "put_into", "tensors_of", "with_statistics"]
+__all__ = [
+    "affine_of",
+    "norm_can_scale",
+    "own_map",
+    "put_into",
+    "tensors_of",
+    "tensors_of_norm",
+    "with_statistics",
+]
 
 
 def tensors_of(layer: Layer) -> tuple[str, ...]:
     """Name the tensors that a layer's map is in."""
-    norm = layer.norm
-    of_norm = (norm.weight, norm.bias, norm.mean, norm.variance) if norm is not None else ()
-    names = (layer.weight, layer.bias, *of_norm)
+    names = (layer.weight, layer.bias, *tensors_of_norm(layer))
     return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def tensors_of_norm(layer: Layer) -> tuple[str, ...]:
+    """Name the tensors of a layer's BatchNorm, if it has one."""
+    norm = layer.norm
+    names = () if norm is None else (norm.weight, norm.bias, norm.mean, norm.variance)
+    return tuple(name for name in names if name is not None)
+
+
+def norm_can_scale(layer: Layer) -> bool:
+    """Whether a layer has a BatchNorm with weight and bias, which any scale and shift go into."""
+    return layer.norm is not None and None not in (layer.norm.weight, layer.norm.bias)
 
 
 def own_map(layer: Layer, tensors: Mapping[str, Tensor]) -> Affine:
@@ -45,7 +63,7 @@ def own_map(layer: Layer, tensors: Mapping[str, Tensor]) -> Affine:
 
 def with_statistics(
     layer: Layer, tensors: Mapping[str, Tensor], mean: Tensor, variance: Tensor
-) -> Affine:
+) -> Scaled:
     """Give the map of a layer with its BatchNorm, for some statistics of what the layer gives.
 
     Args:
@@ -61,7 +79,7 @@ def with_statistics(
     shift = (own.offset - mean) * scale
     if norm.bias is not None:
         shift = shift + _double(tensors[norm.bias]).reshape(scale.shape)
-    return Affine(own.matrix * scale[:, None], shift)
+    return Scaled(own.matrix, scale, shift)
 
 
 def affine_of(layer: Layer, tensors: Mapping[str, Tensor]) -> Affine:
@@ -73,11 +91,15 @@ def affine_of(layer: Layer, tensors: Mapping[str, Tensor]) -> Affine:
     mean, variance = (
         _double(tensors[name]).reshape(shape) for name in (layer.norm.mean, layer.norm.variance)
     )
-    return with_statistics(layer, tensors, mean, variance)
+    return with_statistics(layer, tensors, mean, variance).affine
 
 
 def put_into(
-    layer: Layer, tensors: MutableMapping[str, Tensor], fitted: Affine, inputs: Spread
+    layer: Layer,
+    tensors: MutableMapping[str, Tensor],
+    fitted: Affine,
+    inputs: Spread,
+    scale: Tensor | None = None,
 ) -> None:
     """Write a map into a layer's tensors, in their shapes and dtypes.
 
@@ -85,6 +107,8 @@ def put_into(
         layer: what it is of; one without a bias or BatchNorm takes no offset.
         tensors: of the network.
         fitted: the map.
+        scale: float64 [groups, outputs], of what the matrix gives; it goes into the weight of the
+            BatchNorm, and the matrix alone into that of the layer.
         inputs: how the layer's inputs are distributed, for the running statistics.
     """
 
@@ -118,8 +142,9 @@ def put_into(
         put(norm.weight, fitted.matrix[:, 0] * (variance + norm.eps).sqrt())
         put(norm.bias, fitted.offset + mean * fitted.matrix[:, 0])
     else:
-        put(norm.weight, (variance + norm.eps).sqrt())
-        put(norm.bias, fitted.offset + mean)
+        times = torch.ones_like(mean) if scale is None else scale
+        put(norm.weight, times * (variance + norm.eps).sqrt())
+        put(norm.bias, fitted.offset + times * mean)
     put(norm.mean, mean)
     put(norm.variance, variance)
 

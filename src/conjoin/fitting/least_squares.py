@@ -15,6 +15,9 @@ Where a ReLU follows, only what is above 0 matters. Then a target below 0 is met
 the same factor of G. No such round makes the error larger that counts, for a target below 0, what
 is above 0 alone.
 
+With BatchNorm of each parent's own, all share W, and each has a scale and a shift of its own for
+each channel: see `conjoin.fitting.own_norms`.
+
 Source: ours. Fitting on the merged network's own inputs is as in layer-wise compression (He et al.,
 Channel Pruning, ICCV 2017); fitting to parents, as in PLeaS (Nasery et al., 2024) and RegMean (Jin
 et al., ICLR 2023), both of which use the parents' inputs.
@@ -30,8 +33,15 @@ from torch.fx import Node
 from conjoin.batches import Inputs, size_of
 from conjoin.data_statistics.execution import Execution, Program
 from conjoin.data_statistics.layers import Layer
-from conjoin.fitting.affine_layers import affine_of, own_map, put_into, with_statistics
-from conjoin.fitting.moments import Affine
+from conjoin.fitting.affine_layers import (
+    affine_of,
+    norm_can_scale,
+    own_map,
+    put_into,
+    with_statistics,
+)
+from conjoin.fitting.moments import Affine, Scaled
+from conjoin.fitting.own_norms import solve_with_own_norms
 from conjoin.fitting.problem import Problem, Spread
 from conjoin.fitting.rows import fewest_rows, is_rectified, rows, thinned
 from conjoin.fitting.solving import solve
@@ -135,6 +145,7 @@ def least_squares(
     ridge: float,
     rounds: int,
     private: Sequence[Layer] = (),
+    own_norms: bool = False,
     memory: int,
     progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
 ) -> list[FittedLayer]:
@@ -147,16 +158,19 @@ def least_squares(
         ridge: towards the mean of the parents, relative to the mean second moment.
         rounds: of rectified fits, where a ReLU follows.
         private: of the layers: fitted for each parent alone.
+        own_norms: whether each parent has its own BatchNorm everywhere.
         memory: bytes that a Gram matrix may have; see `conjoin.fitting.solving.solve`.
         progress: called with (layers done, layers in all).
     """
     found = []
     for number, layer in enumerate(layers):
-        if layer not in private:
-            found.append(fit_layer(layer, parents, weights, ridge, rounds, memory))
-        else:
+        has_norm = own_norms and norm_can_scale(layer)
+        if layer in private or (has_norm and layer.kind == "scale"):
             own = [fit_layer(layer, [one], [1.0], ridge, rounds, memory) for one in parents]
             found.append(_joined(own))
+        else:
+            fit = _fit_with_own_norms if has_norm else fit_layer
+            found.append(fit(layer, parents, weights, ridge, rounds, memory))
         progress(number + 1, len(layers))
     return found
 
@@ -170,41 +184,75 @@ def fit_layer(
     memory: int,
 ) -> FittedLayer:
     """Fit one layer of the merged network of all these parents; see `least_squares`."""
-    rectified = is_rectified(layer)
+    solution = solve(_problem(layer, parents, weights, ridge, rounds), memory)
+    as_it_was = _as_it_was(layer, parents[0].merged, solution.inputs).affine
+    maps = (as_it_was, solution.fitted)
+    before, after = (_error(layer, parents, weights, [one] * len(parents)) for one in maps)
+    worse = not after <= before
+    for one in parents:
+        put_into(layer, one.merged, maps[not worse], solution.inputs)
+    return _reported(layer, before, after, solution.solved)
 
+
+def _fit_with_own_norms(
+    layer: Layer,
+    parents: Sequence[Parent],
+    weights: Sequence[float],
+    ridge: float,
+    rounds: int,
+    memory: int,
+) -> FittedLayer:
+    """Fit one layer that has a BatchNorm for each parent."""
+    problem = _problem(layer, parents, weights, ridge, rounds)
+    fitted, spreads, solved = solve_with_own_norms(problem, memory)
+    as_it_was = [
+        _as_it_was(layer, one.merged, inputs) for one, inputs in zip(parents, spreads, strict=True)
+    ]
+    before, after = (
+        _error(layer, parents, weights, [one.affine for one in maps])
+        for maps in (as_it_was, fitted)
+    )
+    best = fitted if after <= before else as_it_was
+    for one, found, inputs in zip(parents, best, spreads, strict=True):
+        put_into(layer, one.merged, Affine(found.matrix, found.offset), inputs, found.scale)
+    return _reported(layer, before, after, solved)
+
+
+def _problem(
+    layer: Layer,
+    parents: Sequence[Parent],
+    weights: Sequence[float],
+    ridge: float,
+    rounds: int,
+) -> Problem:
     def stream() -> Iterator[tuple[int, Tensor, Tensor]]:
         for number, one in enumerate(parents):
             for inputs, targets in one.rows(layer):
                 yield number, inputs, targets
 
-    problem = Problem(
+    return Problem(
         layer.name,
         stream,
         weights,
         _mean([affine_of(layer, one.own) for one in parents], weights),
         ridge,
         offset=layer.bias is not None or layer.norm is not None,
-        rounds=rounds if rectified else 0,
+        rounds=rounds if is_rectified(layer) else 0,
         fewest=sum(one.fewest_rows(layer) for one in parents),
     )
-    solution = solve(problem, memory)
-    as_it_was = _as_it_was(layer, parents[0].merged, solution.inputs)
-    maps = (as_it_was, solution.fitted)
-    before, after = (_error(layer, parents, weights, one, rectified) for one in maps)
+
+
+def _reported(layer: Layer, before: float, after: float, solved: str) -> FittedLayer:
     worse = not after <= before
-    for one in parents:
-        put_into(layer, one.merged, maps[not worse], solution.inputs)
     left = "the fit is worse on held-out data" if worse else ""
-    return FittedLayer(
-        layer.name, layer.kind, before, before if worse else after, left, solution.solved
-    )
+    return FittedLayer(layer.name, layer.kind, before, before if worse else after, left, solved)
 
 
-def _as_it_was(layer: Layer, merged: dict[str, Tensor], inputs: Spread) -> Affine:
+def _as_it_was(layer: Layer, merged: dict[str, Tensor], inputs: Spread) -> Scaled:
     """Give the map of the merged layer as it is, BatchNorm statistics re-estimated."""
     own = own_map(layer, merged)
     if layer.norm is None:
-        return own
+        return Scaled(own.matrix, torch.ones_like(own.offset), own.offset)
     mean = own.offset + (inputs.inputs[:, None] @ own.matrix)[:, 0]
     return with_statistics(layer, merged, mean, inputs.variance(own.matrix))
 
@@ -213,12 +261,12 @@ def _error(
     layer: Layer,
     parents: Sequence[Parent],
     weights: Sequence[float],
-    fitted: Affine,
-    rectified: bool,
+    maps: Sequence[Affine],
 ) -> float:
     """Give the mean squared distance from the targets on held-out data, over their variance."""
+    rectified = is_rectified(layer)
     total = scale = 0.0
-    for one, weight in zip(parents, weights, strict=True):
+    for one, weight, fitted in zip(parents, weights, maps, strict=True):
         distance = variance = 0.0
         for inputs, targets in one.rows(layer, "held"):
             given, wanted = fitted(inputs), targets

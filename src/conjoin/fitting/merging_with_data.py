@@ -15,7 +15,7 @@ from conjoin.data_statistics.layers import Layer
 from conjoin.errors import InputError
 from conjoin.fitting.prepared import Prepared, Settings, prepare
 from conjoin.fitting.report import Choice, FitReport
-from conjoin.fitting.ways import WAYS, together, with_state
+from conjoin.fitting.ways import WAYS, Private, together, with_state
 from conjoin.output_agreement import Score, score_by_agreement
 from conjoin.repairing.scoring import score_of
 from conjoin.symmetry import Layout, Symmetries
@@ -40,7 +40,7 @@ def merge_with_data(
     ridge: float | Literal["auto"] = 0.03,
     rounds: int = 3,
     non_diagonal: float = 0.9,
-    batchnorm: Literal["keep", "fold"] = "keep",
+    batchnorm: Literal["keep", "fold", "private"] = "keep",
     private: int | Sequence[str] = 0,
     names: Sequence[str] | None = None,
     validation: Sequence[Data] | Mapping[str, Data] | None = None,
@@ -83,7 +83,9 @@ def merge_with_data(
             both give the same function (95.9 and 95.9 % on two tasks): keep it to train on, to
             re-estimate or to repair; fold it to export or quantize, and do not re-estimate it then
             (90.5). Fisher is better kept (81.9, folded 66.2), and so is RegMean at its best (89.3
-            with ``non_diagonal=0.5``, folded 80.3; 86.3 and 88.9 with 0.9).
+            with ``non_diagonal=0.5``, folded 80.3; 86.3 and 88.9 with 0.9). ``private``, with least
+            squares: every task has its own, with a scale and a shift of each channel that are
+            fitted to it; all other weights are shared. The result is a `TaskNetworks`.
         private: with least squares, layers that stay apart, one for each model's task, fitted to it
             alone: so many of the last ones, or patterns of their names. The result is a
             `TaskNetworks`, which has to be told the task.
@@ -124,7 +126,7 @@ def merge_with_data(
         models, data, align, names, symmetries, examples, memory, seed, progress,
         folded=batchnorm == "fold",
     )  # fmt: skip
-    apart = _private(prepared, private)
+    apart = Private(_private(prepared, private), batchnorm == "private")
     count = len(prepared.models)
     settings = Settings(
         align=ALIGNMENTS[0] if align == "auto" else align if isinstance(align, str) else None,
@@ -142,7 +144,7 @@ def merge_with_data(
         def best_of(options: Iterable[Settings]) -> Settings:
             for one in options:
                 if one not in choices:
-                    made = WAYS[method](prepared, one, (), FEW).networks[0]
+                    made = WAYS[method](prepared, one, Private(), FEW).networks[0]
                     # Data of the caller fit what the caller gave; held-out data are precise.
                     found = score.of(made if validation is None else _as_given(prepared, made))
                     choices[one] = float("-inf") if found is None else found
@@ -157,13 +159,13 @@ def merge_with_data(
     final = WAYS[method](prepared, settings, apart, examples)
     networks = [_as_given(prepared, network) for network in final.networks]
     named = dict(zip(prepared.names, networks, strict=bool(apart)))
-    result = together(named, final.private) if apart else networks[0]
+    result = together(named, apart, prepared.layers) if apart else networks[0]
     return result, FitReport(
         method,
         {
             **_named(method, settings),
             "batchnorm": batchnorm,
-            "private": [layer.name for layer in apart],
+            "private": [layer.name for layer in apart.layers],
         },
         tuple(final.layers),
         prepared.objectives(settings.align),
@@ -242,7 +244,7 @@ def _check(
         raise InputError(f"ridge= must be 0 or more, or 'auto', not {ridge}")
     if rounds < 0 or (isinstance(private, int) and private < 0):
         raise InputError("rounds= and private= are numbers of rounds and layers, 0 or more")
-    if batchnorm not in ("keep", "fold"):
-        raise InputError(f"batchnorm= is 'keep' or 'fold', not {batchnorm!r}")
-    if private and method != "least_squares":
-        raise InputError("private= is for least_squares")
+    if batchnorm not in ("keep", "fold", "private"):
+        raise InputError(f"batchnorm= is 'keep', 'fold' or 'private', not {batchnorm!r}")
+    if (private or batchnorm == "private") and method != "least_squares":
+        raise InputError("private layers and BatchNorm are for least_squares")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Affine", "Moments", "Sums", "pooled"]
+__all__ = ["Affine", "Moments", "Scaled", "Sums", "pooled"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,25 @@ class Affine:
         """Give [groups, rows, outputs] in the dtype of the rows, [groups, rows, features]."""
         matrix, offset = (t.to(rows.device, rows.dtype) for t in (self.matrix, self.offset))
         return torch.baddbmm(offset[:, None], rows, matrix)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A map of rows that has a scale besides its matrix: ``scale * (rows @ matrix) + offset``.
+
+    Args:
+        matrix: float64 [groups, features, outputs].
+        scale, offset: float64 [groups, outputs].
+    """
+
+    matrix: Tensor
+    scale: Tensor
+    offset: Tensor
+
+    @property
+    def affine(self) -> Affine:
+        """The same as one matrix."""
+        return Affine(self.matrix * self.scale[:, None], self.offset)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from conjoin.data_statistics import collect_statistics, rows_of_inputs
 from conjoin.data_statistics.execution import Execution, Program
 from conjoin.data_statistics.layers import Layer
 from conjoin.errors import InputError
-from conjoin.fitting.affine_layers import tensors_of
+from conjoin.fitting.affine_layers import tensors_of, tensors_of_norm
 from conjoin.fitting.fisher import fisher
 from conjoin.fitting.folding import Folding, reestimate_kept
 from conjoin.fitting.least_squares import FittedLayer, Parent, least_squares, passed_ends
@@ -25,7 +25,7 @@ from conjoin.modules import TaskNetworks, share_parameters
 from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.tracing import size_of as size_of_dimension
 
-__all__ = ["WAYS", "Made", "Way", "passes_of", "together", "with_state"]
+__all__ = ["WAYS", "Made", "Private", "Way", "passes_of", "together", "with_state"]
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,32 @@ class Made:
     Args:
         networks: one for all, or one for each task.
         layers: what was done with each.
-        private: layers that each network has for itself.
         solved: name of a layer -> by what, where not by the Gram matrix of its features.
     """
 
     networks: Sequence[nn.Module]
     layers: Sequence[FittedLayer] = ()
-    private: Sequence[Layer] = ()
     solved: Mapping[str, str] = field(default_factory=dict)
 
 
-Private = Sequence[Layer]
+@dataclass(frozen=True)
+class Private:
+    """What each task has of its own.
+
+    Args:
+        layers: whole layers.
+        norms: whether every BatchNorm.
+    """
+
+    layers: Sequence[Layer] = ()
+    norms: bool = False
+
+    def __bool__(self) -> bool:
+        return self.norms or bool(self.layers)
+
 
 Way = Callable[[Prepared, Settings, Private, int], Made]
-"""(models and data, settings, private layers, examples of each model) -> what was made."""
+"""(models and data, settings, what is private, examples of each model) -> what was made."""
 
 
 def _least_squares(prepared: Prepared, settings: Settings, private: Private, examples: int) -> Made:
@@ -72,14 +84,15 @@ def _least_squares(prepared: Prepared, settings: Settings, private: Private, exa
             weights=settings.weights,
             ridge=settings.ridge,
             rounds=settings.rounds,
-            private=private,
+            private=private.layers,
+            own_norms=private.norms,
             memory=prepared.memory,
             progress=prepared.progress,
         )
     made = states if private else states[:1]
     networks = [with_state(prepared.models[0], state) for state in made]
     solved = {one.name: one.solved for one in layers if one.solved != "features"}
-    return Made(networks, layers, private, solved)
+    return Made(networks, layers, solved)
 
 
 def _regmean(prepared: Prepared, settings: Settings, _: Private, examples: int) -> Made:
@@ -202,9 +215,13 @@ def _averaged(
     return Made([reestimate_kept(made, prepared.folding or Folding(), data)])
 
 
-def together(networks: Mapping[str, nn.Module], private: Sequence[Layer]) -> TaskNetworks:
-    """Make networks of one structure share all parameters but those of some layers."""
-    own = {name for layer in private for name in tensors_of(layer)}
+def together(
+    networks: Mapping[str, nn.Module], private: Private, layers: Sequence[Layer]
+) -> TaskNetworks:
+    """Make networks of one structure share all parameters of some layers but the private ones."""
+    own = {name for layer in private.layers for name in tensors_of(layer)}
+    if private.norms:
+        own |= {name for layer in layers for name in tensors_of_norm(layer)}
     first = next(iter(networks.values()))
     shared = {n: p for n, p in first.named_parameters() if n not in own}
     for network in networks.values():
