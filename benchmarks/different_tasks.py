@@ -69,10 +69,17 @@ def _least_squares(
     weights: Sequence[float] | None = None,
     align: str = "activations",
     private: Sequence[str] = (),
+    batchnorm: str = "keep",
 ) -> nn.Module:
     data = [list(x.split(250)) for x in inputs]
     return conjoin.merge_with_data(
-        networks, data, align=align, weights=weights, private=private, examples=len(inputs[0])
+        networks,
+        data,
+        align=align,
+        weights=weights,
+        private=private,
+        batchnorm=batchnorm,
+        examples=len(inputs[0]),
     )[0]
 
 
@@ -105,6 +112,19 @@ ROWS: dict[str, Merge | Mapping[str, Merge]] = {
             "classifier": ["classifier*"],
             "classifier and block_4.3 on": ["block_4.3", "block_4.6", "classifier*"],
             "block 1 and classifier": ["block_1*", "classifier*"],
+        }.items()
+    },
+    **{
+        f"conjoin: least squares, {name} per task *": {
+            f"shares 1:{n}": partial(
+                _least_squares, weights=(1, n), private=layers, batchnorm="private"
+            )
+            for n in (1, 2)
+        }
+        for name, layers in {
+            "BatchNorm": [],
+            "BatchNorm and classifier": ["classifier*"],
+            "BatchNorm, block 1 and classifier": ["block_1*", "classifier*"],
         }.items()
     },
 }
