@@ -226,3 +226,31 @@ def test_one_worker_keeps_the_order_and_changes_no_result():
     assert Alone().each(lambda piece: given[piece.start], pieces) == given
     assert Alone().summed(lambda piece: given[piece.start], pieces).tolist() == [6]
     assert given[0].tolist() == [0]
+
+
+def _sampled(total, *, weights, power: float = 1.0):
+    return total.sample(lambda tensors: tensors[0][None], 10).sum(1).double()
+
+
+def _none(total, *, weights, power: float = 1.0):
+    return torch.zeros(1, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("summarize", [look, _sampled, _none])
+def test_what_a_summary_has_not_seen_is_still_checked(models, summarize):
+    broken = {name: tensor.clone() for name, tensor in models[0].items()}
+    broken["w1"][BLOCK + 5] = float("inf")  # which no sample of ten meets
+    method = replace(METHOD, summarize=summarize)
+    tasks = make_tasks(
+        [MemoryCheckpoint(broken)],
+        method,
+        base=models[1],
+        kept={},
+        settings=lambda name: Settings((1.0,), {}),
+    )
+    merged = Merged(tasks)
+    assert merged["w0"].isfinite().all()
+    assert merged.summaries.has_checked("w0") == (summarize is look)
+    with pytest.raises(NonFiniteError, match="'w1' of model 0"):
+        merged["w1"]
+    assert not merged.summaries.has_checked("w1")

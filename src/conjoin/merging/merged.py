@@ -114,10 +114,17 @@ class Merged(Checkpoint):
         return _MAKE[task.rule](self, name, task, span, held)
 
     def _read(
-        self, task: Task, span: Span, held: Held, sources: Sequence[Source] | None = None
+        self,
+        task: Task,
+        span: Span,
+        held: Held,
+        sources: Sequence[Source] | None = None,
+        *,
+        checked: bool = False,
     ) -> list[Tensor]:
         asked = task.inputs if sources is None else sources
-        tensors = read_inputs(task, asked, span, finite=self._finite, held=held)
+        finite = self._finite and not checked
+        tensors = read_inputs(task, asked, span, finite=finite, held=held)
         if self.device is not None:
             tensors = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
         return tensors
@@ -129,15 +136,18 @@ class Merged(Checkpoint):
             # Random numbers are drawn for whole blocks.
             begin = span[0] // BLOCK * BLOCK
             span = begin, min(begin + BLOCK, task.spec.numel)
-        tensors = self._read(_as_stored(task) if span is None else task, span, held)
-        shape = tensors[0].shape
         keywords: dict[str, Any] = dict(task.settings.parameters)
+        checked = False
+        if task.method.summarize is not None:
+            keywords["summary"] = self.summaries.of(name)
+            checked = self.summaries.has_checked(name)
+        asked = _as_stored(task) if span is None else task
+        tensors = self._read(asked, span, held, checked=checked)
+        shape = tensors[0].shape
         if task.base is not None:
             keywords["base"] = tensors.pop()
         if Need.WEIGHTS in task.method.needs:
             keywords["weights"] = task.settings.weights or (1.0,) * len(task.sources)
-        if task.method.summarize is not None:
-            keywords["summary"] = self.summaries.of(name)
         if task.method.is_random:
             start = 0 if span is None else span[0]
             keywords["generator"] = block_generator(self._seed, name, start)

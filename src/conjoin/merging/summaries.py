@@ -94,6 +94,7 @@ class Summaries:
         self.workers: Workers = workers or Alone()
         self._known = dict[str, Tensor]()
         self._keys = dict[str, str]()
+        self._checked = set[str]()
         self._locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
         # glibc gives memory of more than some size back to the system at once, and takes it anew,
@@ -153,6 +154,10 @@ class Summaries:
         finally:
             lock.release()
 
+    def has_checked(self, name: str) -> bool:
+        """Whether all inputs of a tensor were found to be finite when its summary was made."""
+        return self.key(name) in self._checked
+
     def of_models(self) -> dict[str, Tensor]:
         """Give the summaries over the whole model that have been made, by key."""
         return {key: self._known[key] for key in self.keys_of_models() if key in self._known}
@@ -189,6 +194,8 @@ class Summaries:
         pieces = pieces or [Piece(name, 0, 0)]
         total = _Total(self._tasks, pieces, workers, seed=self._seed, finite=self._finite)
         made: Tensor = task.method.summarize(total, **_keywords(task))
+        if self._finite and total.saw_all:
+            self._checked.add(key)
         return made
 
 
@@ -206,6 +213,7 @@ class _Total(Total):
     ) -> None:
         self._tasks, self._pieces, self._workers = tasks, pieces, workers
         self._seed, self._finite = seed, finite
+        self.saw_all = False
 
     @property
     def size(self) -> int:
@@ -216,12 +224,14 @@ class _Total(Total):
             return self._measured(function, piece)
 
         first = measure(Piece(self._pieces[0].name, 0, 0))  # tells the dtype, and costs nothing
-        if not first.is_floating_point():
-            return self._workers.summed(measure, self._pieces)
-        parts = self._workers.each(measure, self._pieces)
-        result = parts[0].clone()
-        for part in parts[1:]:
-            result += part
+        if first.is_floating_point():
+            parts = self._workers.each(measure, self._pieces)
+            result = parts[0].clone()
+            for part in parts[1:]:
+                result += part
+        else:
+            result = self._workers.summed(measure, self._pieces)
+        self.saw_all = True
         return result
 
     def sample(self, function: Function, count: int, /) -> Tensor:
