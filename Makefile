@@ -27,8 +27,10 @@ help:  ## list the targets
 demo: $(VENV)/.installed-digits  ## train, combine and compare small digit networks; runs/demo/report.html shows it
 	$(BIN)/conjoin digits --preset quick --continuum -o runs/demo $(DEMO)
 
+# One process for each core, of one thread each; a file of tests stays together, since its fixtures
+# may take long.
 test: $(VENV)/.installed-dev  ## run all tests, and the examples of docstrings and docs
-	$(BIN)/pytest $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile $(PYTEST)
 
 check: $(VENV)/.installed-dev  ## check format, style, types, layers of imports and exported names
 	$(BIN)/ruff format --check .

@@ -1,4 +1,6 @@
+import sys
 from inspect import signature
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +8,9 @@ from typer.testing import CliRunner
 
 from conjoin.checkpoints import open_checkpoint, save
 from conjoin.cli import app
+
+# With --import-mode=importlib a test folder is not importable; `outside_project` lies here.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

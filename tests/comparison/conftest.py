@@ -70,3 +70,9 @@ def values(run, row, metric="accuracy", split="test"):
 @pytest.fixture
 def value_of():
     return values
+
+
+@pytest.fixture
+def reasons():
+    """``reasons(run)``: what was left out -> why."""
+    return lambda run: {skipped.name: skipped.reason for skipped in run.info.skipped}

@@ -3,9 +3,6 @@
 import errno
 import math
 import os
-import resource
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +21,6 @@ from streaming_runs import (
     merged_of,
     on_disk,
     small_blocks,
-    tree,
     write,
 )
 
@@ -36,7 +32,6 @@ from conjoin.streaming import (
     allocate,
     cut_into_jobs,
     lay_out,
-    partial_of,
     run_forked,
     run_place,
     write_tensors,
@@ -319,75 +314,6 @@ def test_an_interrupt_leaves_what_can_be_gone_on_with(tmp_path):
             write_tensors(merged, layout, jobs, place, threads=2)
             place.finish(overwrite=False, single=None, sync=False)
         assert _read(out) == _expected(models, "mean")
-
-
-class _Unread(Checkpoint):
-    """A checkpoint of which nothing may be read."""
-
-    def __init__(self, specs):
-        self._specs = specs
-
-    @property
-    def specs(self):
-        return self._specs
-
-    def __getitem__(self, name):
-        raise AssertionError(f"{name!r} was read")
-
-
-def _does_not_fit(out):
-    """Whether making the files of 8 MB fails, before anything is read, and leaves nothing."""
-    specs = in_memory({f"w{i}": torch.zeros(2**19) for i in range(4)}).specs
-    merged = merged_of([_Unread(specs)] * 2)
-    with pytest.raises(OSError, match=r"space|large|quota") as caught:
-        write(merged, out, shard_bytes=2**21)
-    assert any("the result takes 8,38" in note for note in caught.value.__notes__)
-    assert list(out.parent.iterdir()) == []
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system reserves no space")
-def test_a_full_disk_is_known_before_anything_is_read(tmp_path, monkeypatch):
-    reserve, taken = os.posix_fallocate, []
-
-    def nearly_full(descriptor, offset, size):
-        taken.append(size)
-        if sum(taken) > 5_000_000:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        reserve(descriptor, offset, size)
-
-    monkeypatch.setattr(os, "posix_fallocate", nearly_full)
-    _does_not_fit(tmp_path / "out")
-    assert len(taken) == 3
-
-
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system reserves no space")
-def test_a_limit_of_the_size_of_files_is_known_before_anything_is_read(tmp_path):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
-    try:
-        _does_not_fit(tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_small_file_system_that_is_really_full(tmp_path):
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    if mount is None or umount is None:
-        pytest.skip("needs mount")
-    made = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=4m", "none", str(tmp_path)],
-        capture_output=True,
-        check=False,
-    )
-    if made.returncode:
-        pytest.skip("may not mount a file system")
-    try:
-        _does_not_fit(tmp_path / "out")
-        write(merged_of([in_memory({"w": torch.ones(3)})] * 2), tmp_path / "out")  # a small one
-        assert len(tree(tmp_path)) == 1
-    finally:
-        subprocess.run([umount, str(tmp_path)], check=True)
-    assert not partial_of(tmp_path / "out").exists()
 
 
 SHAPES = {"a": (40, 17), "b": (300,), "c": (), "d": (5, 90), "e": (0, 3), "f": (64,)}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from conjoin.comparison.family import Chosen, Family, Row
 from conjoin.fitting import merge_with_data
 from conjoin.merging import merge
-from conjoin.repairing import repair
+from conjoin.repairing import has_batchnorm, repair
 
 __all__ = ["ALIGNED_ROWS"]
 
@@ -55,12 +55,22 @@ def _with_data(method: str, family: Family) -> Chosen:
 
 def _with_private_layers(family: Family) -> Chosen:
     """The same with the last third of the layers kept apart, for each task the one of its own."""
-    models = list(family.models().values())
-    private = max(1, sum(isinstance(m, nn.Linear | _ConvNd) for m in models[0].modules()) // 3)
+    model = next(iter(family.models().values()))
+    layers = sum(isinstance(part, nn.Linear | _ConvNd) for part in model.modules())
+    return _private(family, layers=max(1, layers // 3), batchnorm="keep")
+
+
+def _with_private_norms(family: Family) -> Chosen:
+    """The same with BatchNorm and the last layer of each task's own."""
+    return _private(family, layers=1, batchnorm="private")
+
+
+def _private(family: Family, *, layers: int, batchnorm: Literal["keep", "private"]) -> Chosen:
     merged, _ = merge_with_data(
-        models,
+        list(family.models().values()),
         family.own_data(MOST),
-        private=private,
+        private=layers,
+        batchnorm=batchnorm,
         names=list(family.networks),
         align=family.alignments("activations"),
         examples=len(family.tasks) * MOST,
@@ -70,7 +80,7 @@ def _with_private_layers(family: Family) -> Chosen:
         task: merged.for_task(name)  # type: ignore[operator]
         for task, name in family.own.items()
     }
-    return Chosen(networks, {"layers": private})
+    return Chosen(networks, {"layers": layers})
 
 
 def _lacks_data(family: Family) -> str | None:
@@ -84,6 +94,12 @@ def _lacks_tasks(family: Family) -> str | None:
     if len(set(family.own.values())) < len(family.networks):
         return "not every network has a task of its own"
     return _lacks_data(family)
+
+
+def _lacks_norms(family: Family) -> str | None:
+    if not has_batchnorm(next(iter(family.models().values()))):
+        return "the networks have no BatchNorm"
+    return _lacks_tasks(family)
 
 
 ALIGNED_ROWS: Sequence[Row] = (
@@ -123,5 +139,13 @@ ALIGNED_ROWS: Sequence[Row] = (
         "the same with the last third of the layers kept apart for each task",
         _with_private_layers,
         _lacks_tasks,
+    ),
+    Row(
+        "least squares, BatchNorm and last layer per task",
+        "merge",
+        "the same with BatchNorm and the last layer of each task's own; all other weights are "
+        "shared",
+        _with_private_norms,
+        _lacks_norms,
     ),
 )

@@ -28,8 +28,10 @@ def run(easy_mnist, easy_folder, tmp_path_factory):
         settings=FEW,
         table=False,
         methods=True,
-        width=1 / 16,
-        epochs=20,
+        width=1 / 32,
+        epochs=8,
+        train=500,
+        test=100,
         device="cpu",
         precision="float32",
     )

@@ -7,7 +7,7 @@ everything but what it was written with. What a reader may switch is drawn befor
 """
 
 from conjoin.report.charts.all_figures import figures
-from conjoin.report.charts.drawing import draw, page_svg, print_svg
+from conjoin.report.charts.drawing import draw_variant, page_svg, print_svg
 from conjoin.report.charts.figure import Figure, Switch, Variant
 from conjoin.report.charts.files import save_figures
 
@@ -15,7 +15,7 @@ __all__ = [
     "Figure",
     "Switch",
     "Variant",
-    "draw",
+    "draw_variant",
     "figures",
     "page_svg",
     "print_svg",

@@ -8,7 +8,7 @@ import vl_convert
 
 from conjoin.atomic import write_bytes
 from conjoin.report.charts.all_figures import figures
-from conjoin.report.charts.drawing import draw, print_svg
+from conjoin.report.charts.drawing import draw_variant, print_svg
 from conjoin.report.run_folder import Run
 
 __all__ = ["WIDTH", "file_names", "save_figures"]
@@ -39,7 +39,7 @@ def save_figures(run: Run, folder: Path) -> list[Path]:
     names = file_names([(key, *setting) for key, setting, _ in variants])
     written = []
     for name, (_, _, variant) in zip(names, variants, strict=True):
-        svg = print_svg(draw(variant.chart(WIDTH)))
+        svg = print_svg(draw_variant(variant, WIDTH))
         contents = {
             "svg": svg.encode(),
             "pdf": vl_convert.svg_to_pdf(svg),

@@ -68,9 +68,16 @@ def is_narrow(width: int) -> bool:
     return width < PHONE
 
 
+class _Shared(alt.InlineData):
+    """Data that copies of a chart share: altair copies a chart, data and all, at every step."""
+
+    def __deepcopy__(self, memo: object) -> "_Shared":
+        return self
+
+
 def data(rows: Sequence[dict[str, object]]) -> alt.InlineData:
     """Give rows as the data of a chart."""
-    return alt.InlineData(values=list(rows))
+    return _Shared(values=list(rows))
 
 
 def legend(names: Sequence[str], width: int, left: int) -> alt.Legend | None:

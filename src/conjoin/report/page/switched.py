@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from conjoin.report.charts import Figure, Switch, draw, page_svg
+from conjoin.report.charts import Figure, Switch, draw_variant, page_svg
 from conjoin.report.charts.points import shown
 from conjoin.report.page.html import Child, Markup, element, render
 
@@ -83,7 +83,7 @@ def charts(figure: Figure, prefix: str) -> list[Markup]:
             element(
                 "div",
                 {"class": name},
-                _svg(draw(variant.chart(width)), f"{prefix}-{number}-{name}-", variant.alt),
+                _svg(draw_variant(variant, width), f"{prefix}-{number}-{name}-", variant.alt),
             )
             for name, width in WIDTHS.items()
         ]
