@@ -130,7 +130,7 @@ def test_ctrl_c_leaves_what_can_be_gone_on_with(run, two, tmp_path):
         encoding="utf-8",
     )
     with process:
-        assert process.stdout.readline() == "writing\n"
+        assert process.stdout.readline().startswith("writing")  # of two processes, perhaps
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
