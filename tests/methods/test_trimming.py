@@ -184,6 +184,23 @@ def test_a_sample_that_misleads_takes_longer(outside):
     assert 1 < totals.asked <= 3
 
 
+def test_the_tables_of_many_models_take_no_more_room():
+    generator = torch.Generator().manual_seed(1)
+    models = [torch.randn(200_000, generator=generator) for _ in range(12)]
+    tables = []
+
+    class Watched(_Counted):
+        def __call__(self, function):
+            tables.append(super().__call__(function))
+            return tables[-1]
+
+    totals = Watched([(models, {"base": torch.zeros(200_000)})])
+    found = thresholds(totals, 0.5, "it")
+    assert found.tolist() == [one.abs().sort().values[100_000].item() for one in models]
+    assert max(table.numel() for table in tables) <= trimming._TABLE + len(models)
+    assert totals.asked == 2
+
+
 def test_small_tensors_are_their_own_sample():
     totals = _Counted([([torch.arange(9.0)], {"base": torch.zeros(9)})])
     assert thresholds(totals, 0.5, "it").tolist() == [5]

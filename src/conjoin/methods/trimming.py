@@ -39,7 +39,10 @@ Choose: TypeAlias = Callable[[Sequence[int]], list[list[int]]]
 
 _SAMPLE = 1 << 16
 _BINS = 1 << 20
-"""At most: 8 MB of counts."""
+"""Of a window, at most: 8 MB of counts."""
+_TABLE = 1 << 20
+"""Bins of all windows together, at most. Of more than a few, each gets fewer, and they take another
+look at the data."""
 _WIDTHS = {torch.float32: 31, torch.float64: 63}
 """Bits of a magnitude."""
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
@@ -108,8 +111,9 @@ def largest(total: Total, values: Values, choose: Choose) -> Tensor:
     # Every tensor has a part in the sample, so that its dtype is the widest of all.
     dtype = drawn.dtype
     bits = drawn.cpu().view(_INTEGERS[dtype]).numpy()
+    most = max(2, min(_BINS, _TABLE // sum(map(len, ranks))))
     sought = [
-        _window(number, bits[number], rank, total.size, _WIDTHS[dtype])
+        _window(_Window(number, rank, _WIDTHS[dtype], most), bits[number], total.size)
         for number, row in enumerate(ranks)
         for rank in row
     ]
@@ -187,6 +191,7 @@ class _Window:
         number: of the tensor that it is of.
         rank: it is the `rank`-th largest of all.
         width: of the whole range, in bits.
+        most: bins that it may have.
         low: first bits of the window.
         shift: a bin holds ``2**shift`` patterns.
         bins: how many.
@@ -196,6 +201,7 @@ class _Window:
     number: int
     rank: int
     width: int
+    most: int
     low: int = 0
     shift: int = 0
     bins: int = 1
@@ -203,7 +209,7 @@ class _Window:
 
     def look(self, low: int, high: int) -> None:
         """Look among bits from `low` to before `high`, in as many bins as there may be."""
-        self.low, self.shift = low, max(0, (-(-(high - low) // _BINS) - 1).bit_length())
+        self.low, self.shift = low, max(0, (-(-(high - low) // self.most) - 1).bit_length())
         self.bins = -(-(high - low) >> self.shift)
 
     def narrow(self, counts: NDArray[np.int64]) -> None:
@@ -221,9 +227,9 @@ class _Window:
             self.look(low, low + (1 << self.shift))
 
 
-def _window(number: int, sample: NDArray[Any], rank: int, size: int, width: int) -> _Window:
-    """Make the window for the `rank`-th largest of `size` elements, or find it in the sample."""
-    window, many = _Window(number, rank, width), len(sample)
+def _window(window: _Window, sample: NDArray[Any], size: int) -> _Window:
+    """Place a window for the `rank`-th largest of `size` elements, or find that in the sample."""
+    rank, many = window.rank, len(sample)
     if rank == 0:
         window.found = 0
     elif many == size:
@@ -232,7 +238,7 @@ def _window(number: int, sample: NDArray[Any], rank: int, size: int, width: int)
         share = rank / size
         middle, spread = share * many, 4 * (share * (1 - share) * many) ** 0.5 + 2
         above, below = int(middle - spread), int(middle + spread)
-        low, high = 0, 1 << width
+        low, high = 0, 1 << window.width
         if below < many:
             low = int(np.partition(sample, many - 1 - below)[many - 1 - below])
         if above > 0:
