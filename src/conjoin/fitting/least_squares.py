@@ -42,7 +42,7 @@ from conjoin.fitting.affine_layers import (
 )
 from conjoin.fitting.moments import Affine, Scaled
 from conjoin.fitting.own_norms import solve_with_own_norms
-from conjoin.fitting.problem import Problem, Spread
+from conjoin.fitting.problem import Part, Problem, Spread
 from conjoin.fitting.rows import fewest_rows, is_rectified, rows, thinned
 from conjoin.fitting.solving import solve
 
@@ -184,7 +184,7 @@ def fit_layer(
     memory: int,
 ) -> FittedLayer:
     """Fit one layer of the merged network of all these parents; see `least_squares`."""
-    solution = solve(_problem(layer, parents, weights, ridge, rounds), memory)
+    solution = solve(_problem(layer, parents, weights, ridge, rounds, memory), memory)
     as_it_was = _as_it_was(layer, parents[0].merged, solution.inputs).affine
     maps = (as_it_was, solution.fitted)
     before, after = (_error(layer, parents, weights, [one] * len(parents)) for one in maps)
@@ -203,7 +203,7 @@ def _fit_with_own_norms(
     memory: int,
 ) -> FittedLayer:
     """Fit one layer that has a BatchNorm for each parent."""
-    problem = _problem(layer, parents, weights, ridge, rounds)
+    problem = _problem(layer, parents, weights, ridge, rounds, memory)
     fitted, spreads, solved = solve_with_own_norms(problem, memory)
     as_it_was = [
         _as_it_was(layer, one.merged, inputs) for one, inputs in zip(parents, spreads, strict=True)
@@ -224,15 +224,16 @@ def _problem(
     weights: Sequence[float],
     ridge: float,
     rounds: int,
+    memory: int,
 ) -> Problem:
-    def stream() -> Iterator[tuple[int, Tensor, Tensor]]:
+    def stream() -> Iterator[Part]:
         for number, one in enumerate(parents):
             for inputs, targets in one.rows(layer):
                 yield number, inputs, targets
 
     return Problem(
         layer.name,
-        stream,
+        _Kept(stream, memory / 4),
         weights,
         _mean([affine_of(layer, one.own) for one in parents], weights),
         ridge,
@@ -240,6 +241,31 @@ def _problem(
         rounds=rounds if is_rectified(layer) else 0,
         fewest=sum(one.fewest_rows(layer) for one in parents),
     )
+
+
+class _Kept:
+    """Rows that are made once and kept, if they take no more than some bytes; else anew each time.
+
+    They are gone through several times, and making those of a convolution takes half of all time.
+    """
+
+    def __init__(self, make: Callable[[], Iterator[Part]], most: float) -> None:
+        self._make, self._most = make, most
+        self._parts: list[Part] | None = None
+
+    def __call__(self) -> Iterator[Part]:
+        if self._parts is not None:
+            yield from self._parts
+            return
+        parts, taken = list[Part](), 0
+        for part in self._make():
+            taken += sum(one.numel() * one.element_size() for one in part[1:])
+            parts.append(part)
+            if taken > self._most:
+                parts.clear()
+            yield part
+        if taken <= self._most:
+            self._parts = parts
 
 
 def _reported(layer: Layer, before: float, after: float, solved: str) -> FittedLayer:

@@ -17,7 +17,7 @@ from conjoin.data_statistics.sums import Moments as ChannelMoments
 from conjoin.errors import NonFiniteError
 from conjoin.fitting.moments import Affine
 
-__all__ = ["Means", "Problem", "Solution", "Spread", "StreamedSpread", "away", "means_of"]
+__all__ = ["Means", "Part", "Problem", "Solution", "Spread", "StreamedSpread", "away", "means_of"]
 
 Part = tuple[int, Tensor, Tensor]
 """Number of the parent, inputs [groups, rows, features], targets [groups, rows, outputs]."""
