@@ -286,6 +286,36 @@ def test_what_the_system_writes_in_parts_is_written_whole(tmp_path, monkeypatch)
         assert _read(tmp_path / "out") == _expected(models, "mean")
 
 
+@pytest.mark.parametrize("at", [0, 9, -1, -8, "missing", "short"])
+def test_a_stored_look_at_the_model_is_made_again_if_it_has_changed(tmp_path, at):
+    models = [{"w": filled((900,), torch.float32, seed)} for seed in range(3)]
+    parameters = {"density": 0.3, "per": "model"}
+    with small_blocks(), run_place(tmp_path / "out") as place:
+        expected = bits(merged_of(map(in_memory, models), "ties", parameters=parameters)["w"])
+        for again in (False, True):
+            merged = merged_of(map(in_memory, models), "ties", parameters=parameters)
+            layout = lay_out(merged.specs, {})
+            if again:
+                (path,) = place.folder.glob("summaries*")
+                data = bytearray(path.read_bytes())
+                if at == "missing":
+                    path.unlink()
+                elif at == "short":
+                    path.write_bytes(data[:-9])
+                else:
+                    data[at] ^= 1
+                    path.write_bytes(data)
+                for file in place.result.glob("*.safetensors"):  # so that nothing counts as done
+                    written = file.read_bytes()
+                    file.write_bytes(written[:-3600] + bytes(3600))
+            else:
+                place.begin()
+                allocate(place, layout)
+            write_tensors(merged, layout, cut_into_jobs(layout, merged), place, threads=1)
+        place.finish(overwrite=False, single=None, sync=False)
+    assert _read(tmp_path / "out")["w"] == expected
+
+
 def test_numbers_that_are_not_finite_end_a_run_and_are_told(tmp_path):
     models = _some_models()
     models[1]["w2"][77] = math.nan

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conjoin.atomic import write_bytes
 from conjoin.checkpoints import MemoryCheckpoint, open_checkpoint, save
-from conjoin.errors import StageError
+from conjoin.errors import CheckpointError, StageError
 from conjoin.merging import Merged
 from conjoin.merging.blocks import blocks_of
 from conjoin.streaming.ahead import ReadAhead
@@ -27,6 +27,7 @@ from conjoin.streaming.ranks import Everyone, Ranks
 __all__ = ["Progress", "allocate", "write_tensors"]
 
 _SUMMARIES = "summaries.safetensors"
+_DIGEST = "xxh3"
 
 Progress = Callable[[int, int], None]
 """Is called with the bytes of the result that are done, and with all of them."""
@@ -215,13 +216,33 @@ def _summarize(merged: Merged, place: Place, everyone: Everyone, ranks: Ranks) -
     if not keys:
         return
     path = place.folder / _SUMMARIES
-    if all(ranks.gather(path.exists())):
-        stored = open_checkpoint(path)
-        merged.summaries.know({key: stored[key].clone() for key in keys})
+    stored = _stored_summaries(path, keys)
+    if all(ranks.gather(stored is not None)):
+        merged.summaries.know(stored or {})
         return
     merged.summaries.make_models(everyone)
     if ranks.first:
-        save(MemoryCheckpoint(merged.summaries.of_models()), path)
+        made = merged.summaries.of_models()
+        checked = MemoryCheckpoint(made, metadata={_DIGEST: _digest(made)})
+        save(checked, path, overwrite=True)
+
+
+def _stored_summaries(path: Path, keys: Sequence[str]) -> dict[str, Tensor] | None:
+    """Give what an earlier run has made, if it is still what that wrote."""
+    try:
+        stored = open_checkpoint(path)
+        found = {key: stored[key].clone() for key in keys}
+    except (CheckpointError, KeyError):
+        return None
+    return found if stored.metadata.get(_DIGEST) == _digest(found) else None
+
+
+def _digest(summaries: Mapping[str, Tensor]) -> str:
+    digest = xxhash.xxh3_64()
+    for key in sorted(summaries):
+        digest.update(key.encode())
+        digest.update(raw_bytes(summaries[key]))
+    return digest.hexdigest()
 
 
 class _Work:
