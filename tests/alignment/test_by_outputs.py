@@ -92,6 +92,24 @@ def test_models_that_have_no_mean_keep_the_order_by_units():
     assert nearest_first(nets, ends, [INPUTS]) == ends
 
 
+def test_batches_of_one_example_leave_the_order_by_units():
+    """BatchNorm1d has no statistics of one example; the orders are found all the same."""
+    nets, symmetries, ends = models_and_ends(with_norm)
+    ones = list(INPUTS[:40].split(1))
+    assert nearest_first(nets, ends, ones) == ends
+    assert len(align(nets, symmetries=symmetries, data=ones)) == 3
+
+
+class Counted(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).argmax(1)
+
+
+def test_outputs_that_are_no_numbers_leave_the_order_by_units():
+    nets, _, ends = models_and_ends(lambda: mlp(4, 9, 3))
+    assert nearest_first([Counted(*net) for net in nets], ends, [INPUTS]) == ends
+
+
 def test_align_of_three_is_at_least_as_near_as_any_pivot():
     nets, symmetries, _ = models_and_ends(with_norm)
     found = align(nets, symmetries=symmetries, data=[INPUTS])

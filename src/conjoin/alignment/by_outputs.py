@@ -8,15 +8,14 @@ the most accurate one, or .1 points below it.
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from conjoin.alignment.together import Together
-from conjoin.batches import Inputs, run_model
-from conjoin.errors import MismatchError
+from conjoin.batches import Inputs
+from conjoin.errors import DataError, MismatchError
 from conjoin.merging import merge
-from conjoin.output_agreement import score_by_agreement
-from conjoin.symmetry.copies import fresh_copy
+from conjoin.repairing import has_batchnorm, reestimate_batchnorm
+from conjoin.repairing.scoring import score_by_agreement
 
 __all__ = ["nearest_first"]
 
@@ -26,40 +25,38 @@ def nearest_first(
 ) -> list[Together]:
     """Sort orders by how near the mean of the models, in each of them, comes to the models.
 
-    The mean has the activation statistics of the batches, where it has BatchNorm.
+    BatchNorm of the mean has the statistics of the batches. The order stays where nothing can be
+    compared: without a mean, or without outputs that are numbers.
 
     Args:
         models: of one structure.
         ends: orders of these.
         batches: inputs of all models.
     """
+    try:
+        values = _values(models, ends, batches)
+    except (MismatchError, DataError):
+        # Constants differ, so that there is no mean; or outputs are no numbers, or batches of one
+        # example have no statistics: nothing to compare.
+        return list(ends)
+    order = sorted(range(len(ends)), key=lambda number: -values[number])
+    return [ends[number] for number in order]
+
+
+def _values(
+    models: Sequence[nn.Module], ends: Sequence[Together], batches: Sequence[Inputs]
+) -> list[float]:
     score = score_by_agreement([batches], models)
-    known: list[tuple[Together, float]] = []
-    for end in ends:
-        value = next((v for other, v in known if other.orders == end.orders), None)
-        if value is None:
-            aligned = [order.apply(model) for order, model in zip(end.orders, models, strict=True)]
-            try:
-                mean = merge(aligned)
-            except MismatchError:  # they have constants that differ, so that no mean is of use
-                return list(ends)
-            found = score.of(_settled(mean, batches))
-            value = float("-inf") if found is None else found
-        known.append((end, value))
-    return [end for end, _ in sorted(known, key=lambda one: -one[1])]
-
-
-def _settled(model: nn.Module, batches: Sequence[Inputs]) -> nn.Module:
-    """Give a copy whose BatchNorm has the mean statistics of the batches."""
-    result = fresh_copy(model).eval()
-    norms = [part for part in result.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    if norms:
-        with torch.no_grad():
-            for batch in batches:
-                run_model(result, batch)
-    result.eval()
-    return result
+    values: list[float] = []
+    for number, end in enumerate(ends):
+        same = [k for k in range(number) if ends[k].orders == end.orders]
+        if same:
+            values.append(values[same[0]])
+            continue
+        aligned = [order.apply(model) for order, model in zip(end.orders, models, strict=True)]
+        mean = merge(aligned)
+        if has_batchnorm(mean):
+            mean = reestimate_batchnorm(mean, [(inputs, None) for inputs in batches])
+        found = score.of(mean)
+        values.append(float("-inf") if found is None else found)
+    return values

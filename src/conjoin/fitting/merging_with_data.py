@@ -16,8 +16,7 @@ from conjoin.errors import InputError
 from conjoin.fitting.prepared import Prepared, Settings, prepare
 from conjoin.fitting.report import Choice, FitReport
 from conjoin.fitting.ways import WAYS, Private, together, with_state
-from conjoin.output_agreement import Score, score_by_agreement
-from conjoin.repairing.scoring import score_of
+from conjoin.repairing.scoring import Score, score_by_agreement, score_of
 from conjoin.symmetry import Layout, Symmetries
 
 __all__ = ["merge_with_data"]

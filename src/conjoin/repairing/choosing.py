@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from conjoin.batches import Data, Inputs, device_of, map_inputs, size_of
 from conjoin.data_statistics.execution import Program
 from conjoin.errors import InputError, TraceError
-from conjoin.output_agreement import score_by_agreement
 from conjoin.repairing.batchnorm import has_batchnorm, reestimate_batchnorm, running_means
 from conjoin.repairing.correcting import Correction, correct, named_tensors
 from conjoin.repairing.held_out import EVERY, read, split
@@ -19,7 +18,7 @@ from conjoin.repairing.layers import Layers, compared, reported
 from conjoin.repairing.parents import check_function, check_structure
 from conjoin.repairing.plan import plan_of
 from conjoin.repairing.report import Candidate, RepairReport
-from conjoin.repairing.scoring import score_of
+from conjoin.repairing.scoring import score_by_agreement, score_of
 from conjoin.symmetry.tracing import trace
 
 __all__ = ["METHODS", "repair"]
