@@ -1,12 +1,17 @@
 """Networks and checkpoints that the tests of merging share."""
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from conjoin.checkpoints import Checkpoint, MemoryCheckpoint, Spec
+
+# With --import-mode=importlib a test folder is not importable; `merged_states` lies here.
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Net(nn.Module):
