@@ -93,6 +93,9 @@ def test_other_dtypes_are_as_torch_has_them():
 
 # Whole merges -------------------------------------------------------------------------------------
 
+# Products with these do not fit into float32, so that what cancels is off by roundings of it.
+LONG = [0.5317, 0.3142, 0.4272]
+
 weights_in_decimals = st.sampled_from(
     [
         [0.3, 0.7],
@@ -102,7 +105,6 @@ weights_in_decimals = st.sampled_from(
         [0.3, 0.7, -0.1],
         [0.6, -0.35],
         [0.125, 0.9],
-        [0.5317, 0.3142, 0.4272],
         [1, 0.3, 0, 2],
         [0.5, 0.5],
     ]
@@ -111,7 +113,7 @@ weights_in_decimals = st.sampled_from(
 
 @few
 @given(
-    weights_in_decimals,
+    weights_in_decimals | st.just(LONG),
     st.booleans(),
     st.sampled_from(["linear", "task_arithmetic", "breadcrumbs", "consensus"]),
     st.sampled_from([torch.bfloat16, torch.float16]),
@@ -154,7 +156,13 @@ def test_merges_by_decimal_weights_are_the_nearest_numbers(
         changes = [Fraction(tensor[index].item()) - origin for tensor in tensors]
         merged = sum(w * d for w, d in zip(exact, changes, strict=True))
         expected = origin + Fraction(str(scale)) * merged / total
-        assert found[index].item() == nearest(expected, dtype)
+        if weights is LONG:
+            terms = sum(abs(w * d) for w, d in zip(exact, changes, strict=True)) / total
+            error = float(abs(scale) * terms + abs(origin)) * 2.0**-21
+            low, high = (nearest(expected + sign * Fraction(error), dtype) for sign in (-1, 1))
+            assert low <= found[index].item() <= high
+        else:
+            assert found[index].item() == nearest(expected, dtype)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -25,8 +25,12 @@ def test_the_paper_keeps_the_expectation(method, density):
     assert abs(found.double().mean().item() - 1) < 5 * spread / density
 
 
-@pytest.mark.parametrize("density", [1 / 256, 0.5 + 1 / 512, 0.99999, 2.0**-20])
-def test_chances_that_a_byte_does_not_hold(density):
+# What a byte does not hold, of few binary digits and of many; and what bits alone decide.
+@pytest.mark.parametrize(
+    "density",
+    [1 / 256, 0.5 + 1 / 512, 0.99999, 2.0**-20, 0.25, 0.75, 3 / 8, 11 / 16, 1 / 16, 1 / 32],
+)
+def test_chances_are_exact(density):
     # 2**22 elements: a density that were cut to a byte would be off by hundreds of deviations.
     size = 1 << 22
     found = run("dare_linear", [torch.ones(size)], torch.zeros(size), density=density)
@@ -38,10 +42,16 @@ def test_masks_of_models_are_independent():
     a, b = run("dare_linear", [ONES, ZEROS], ZEROS), run("dare_linear", [ZEROS, ONES], ZEROS)
     both = ((a != 0) & (b != 0)).double().mean().item()
     assert abs(both - 0.25) < 5 * math.sqrt(0.25 * 0.75 / len(ONES))
-    # ... and of neighbours, which are bytes of one random number
-    kept = (a != 0).view(-1, 2)
-    pairs = (kept[:, 0] & kept[:, 1]).double().mean().item()
-    assert abs(pairs - 0.25) < 5 * math.sqrt(0.25 * 0.75 / len(kept))
+
+
+@pytest.mark.parametrize("density", [0.5, 0.625, 0.3])
+def test_neighbours_are_independent(density):
+    # They are bits, or bytes, of one random number.
+    kept = run("dare_linear", [ONES], ZEROS, density=density).view(-1, 64) != 0
+    chance, spread = density**2, math.sqrt(density**2 * (1 - density**2) / len(kept))
+    for one in range(64):
+        both = (kept[:, one] & kept[:, one - 1]).double().mean().item()
+        assert abs(both - chance) < 5 * spread
 
 
 def test_masks_of_strips_and_blocks_differ():
@@ -52,15 +62,28 @@ def test_masks_of_strips_and_blocks_differ():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_stream_of_bits(dtype):
+@pytest.mark.parametrize(
+    ("density", "expected"),
+    [
+        (0.5, "221202322020200011130003"),
+        (0.75, "131323333212120233310203"),
+        (0.3, "112000010211003031003200"),
+    ],
+)
+def test_the_stream_of_bits(dtype, density, expected):
     # With other bits every merge gives another result: that would need a word in the changelog.
     base = torch.zeros(24, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     summary = torch.ones(2, dtype=torch.float64)
     found = dare_linear(
-        [base + 1, base + 2], base=base, weights=[1, 1], summary=summary, generator=generator
+        [base + 1, base + 2],
+        base=base,
+        weights=[1, 1],
+        summary=summary,
+        generator=generator,
+        density=density,
     )
-    assert "".join(str(int(x)) for x in found) == "312000330211013131003200"
+    assert "".join(str(int(x)) for x in found) == expected
 
 
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])

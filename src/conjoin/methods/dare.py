@@ -183,8 +183,11 @@ def dare_ties(
 
 
 # Chances are numbers of 32 bits: a density is off by 2**-33 at most, and the factor 1/p is that of
-# the density as it is. A byte decides for 255 of 256 elements, 24 more bits for the others.
-_CHANCES = 1 << 32
+# the density as it is. Densities such as 1/2 or 3/8, of few binary digits, take a random bit for
+# each digit. Else a byte decides for 255 of 256 elements, and 24 more bits for the others.
+_DIGITS = 32
+_CHANCES = 1 << _DIGITS
+_FEW = 4
 _LATER = 24
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
@@ -226,7 +229,11 @@ def _drop(
 
 
 def _kept(size: int, chances: int, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Draw which elements are kept, of 2**32 chances each."""
+    """Draw which elements are kept, of 2**32 chances each (neither none nor all)."""
+    digits = _DIGITS - (chances & -chances).bit_length() + 1
+    if digits <= _FEW:
+        packed = _packed(-(-size // 64), chances >> (_DIGITS - digits), digits, random)
+        return np.unpackbits(packed.view(np.uint8), count=size).view(np.bool_)
     first, later = divmod(chances, 1 << _LATER)
     # Whole words: the plain stream of the bits, drawn while other threads go on.
     drawn = random.integers(0, 2**64, -(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
@@ -235,3 +242,18 @@ def _kept(size: int, chances: int, random: np.random.Generator) -> NDArray[np.bo
         even = np.flatnonzero(drawn == first)
         kept[even] = random.integers(0, 1 << _LATER, len(even), dtype=np.uint32) < later
     return kept
+
+
+def _packed(
+    words: int, numerator: int, digits: int, random: np.random.Generator
+) -> NDArray[np.uint64]:
+    """Draw bits of which each is 1 with the chance ``numerator / 2**digits``, an odd numerator.
+
+    From the last binary digit to the first: if P is the chance that the digits behind stand for,
+    that of ``bit or rest`` is 1/2 + P/2, for a digit 1, and that of ``bit and rest`` is P/2.
+    """
+    rest = random.integers(0, 2**64, words, dtype=np.uint64)
+    for place in range(1, digits):
+        bit = random.integers(0, 2**64, words, dtype=np.uint64)
+        rest = rest | bit if numerator >> place & 1 else rest & bit
+    return rest
