@@ -41,6 +41,9 @@ def program() -> None:
     leaving = _Leaving()
     atexit.register(leaving)
     gc.set_threshold(_OBJECTS)
+    # NumPy's OpenBLAS starts a thread for each core when it is imported, and each of them waits for
+    # work .05 s at full speed before it sleeps. This is the shortest time that it knows.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     from conjoin.cli import main  # after that: what it imports ends before
 
     try:

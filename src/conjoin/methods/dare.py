@@ -220,12 +220,11 @@ def _drop(
             continue
         kept = torch.from_numpy(_kept(change.numel(), chances, random).view(np.int8))
         # Zero times infinity would be NaN, and masks of bool are slow. -1 has all bits.
-        integers = _INTEGERS[change.dtype]
-        own = kept.neg_().to(change.device, integers).view(change.shape)
+        own = kept.neg_().to(change.device).view(change.shape)
         if change.requires_grad:
             change.mul_(own.ne(0))  # autograd does not see what becomes of bits
         else:
-            change.view(integers).bitwise_and_(own)
+            change.view(_INTEGERS[change.dtype]).bitwise_and_(own)
 
 
 def _kept(size: int, chances: int, random: np.random.Generator) -> NDArray[np.bool_]:

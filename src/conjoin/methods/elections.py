@@ -84,10 +84,10 @@ def merge_elected(
         The merged change, a new tensor.
     """
     # Everything is arithmetic on floats in place: masks of bool and `where` take many times longer.
-    votes = [change.detach() for change in changes]
-    sign = votes[0].clone() if elect == "sum" else votes[0].sign()
-    for vote in votes[1:]:
-        sign += vote if elect == "sum" else vote.sign()
+    votes = [change.detach() if elect == "sum" else change.detach().sign() for change in changes]
+    sign = votes[0] + votes[1] if len(votes) > 1 else votes[0].clone()
+    for vote in votes[2:]:
+        sign += vote
     sign.sign_()
     if undecided == "positive":
         sign.add_(0.5).sign_()
