@@ -57,7 +57,8 @@ class Peak:
         self._thread.start()
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.05):
+        # A look takes some milliseconds of a core, during which the process cannot map memory.
+        while not self._ended.wait(0.2):
             try:
                 self._most = max(self._most, anonymous_of(self._pid))
             except (FileNotFoundError, ProcessLookupError):

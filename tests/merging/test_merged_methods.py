@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from merged_states import norms, state
 
 import conjoin
@@ -245,3 +247,66 @@ def test_only_what_has_the_dtype_of_the_result_comes_as_it_is_stored():
     assert [set(kinds) for kinds in seen] == [{torch.bfloat16}] + [{torch.float32}] * 5
     with pytest.raises(NonFiniteError, match="1 NaN"):
         merge([{"w": torch.tensor([1.0, torch.nan]).bfloat16()}], row)
+
+
+PASSING = [row for row in METHODS.values() if row.passes_nonfinite]
+
+
+def test_the_rows_that_pass_on_what_is_no_number():
+    assert {row.name for row in PASSING} == {
+        "sum",
+        "mean",
+        "linear",
+        "passthrough",
+        "task_arithmetic",
+    }
+
+
+@pytest.mark.parametrize("row", PASSING, ids=lambda row: row.name)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+@given(
+    at=st.integers(0, 2),
+    place=st.integers(0, 9),
+    weights=st.lists(st.sampled_from([0.0, 1.0, 0.3, -2.0, 1e-30]), min_size=3, max_size=3).filter(
+        lambda found: abs(sum(found)) > 0.1
+    ),
+)
+@settings(deadline=None, max_examples=20)
+def test_what_is_no_number_reaches_the_same_place(row, bad, dtype, at, place, weights):
+    generator = torch.Generator().manual_seed(place)
+    tensors = [torch.randn(10, generator=generator) for _ in range(3)]
+    if row.models is None or at < row.models:
+        tensors[at][place] = bad
+    else:
+        at = None
+    models = [{"w": tensor} for tensor in tensors[: row.models]]
+    base = {"w": torch.randn(10, generator=generator)} if Need.BASE in row.needs else None
+    given = {"weights": weights} if Need.WEIGHTS in row.needs else {}
+    found = merge(models, row, base=base, dtype=dtype, allow_nonfinite=True, **given)["w"]
+    expected = [number == place and at is not None for number in range(10)]
+    if dtype.itemsize > 1:  # others may lack infinity, and take their largest number for it
+        assert (~found.float().isfinite()).tolist() == expected
+    if at is not None:
+        with pytest.raises(NonFiniteError, match=f"'w' of model {at} .* has [01] NaN and [01] inf"):
+            merge(models, row, base=base, dtype=dtype, **given)
+
+
+def test_what_overflows_is_not_laid_upon_a_model():
+    large = {"w": torch.full((3,), 3e38)}
+    with pytest.raises(NonFiniteError, match="'w' of the result"):
+        merge([large, large], "sum")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest", "beyond"),
+    [(torch.float8_e4m3fn, 463.0, 465.0), (torch.float8_e5m2, 61439.0, 61441.0)],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_bytes_do_not_hide_an_overflow(dtype, largest, beyond, sign):
+    # Torch makes 448 of 1000 in float8_e4m3fn, which has no infinity.
+    fits = merge([{"w": torch.tensor([sign * largest])}], "sum", dtype=dtype)["w"]
+    assert fits.float().item() == sign * torch.finfo(dtype).max
+    for rule in ({}, {"keep": {"w": 0}}):
+        with pytest.raises(NonFiniteError, match=r"'w' of the result .* 1 infinite among 2"):
+            merge([{"w": torch.tensor([1.0, sign * beyond])}] * 2, "mean", dtype=dtype, **rule)

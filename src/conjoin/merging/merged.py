@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec
-from conjoin.errors import MethodError, MismatchError
+from conjoin.errors import MethodError, MismatchError, NonFiniteError
 from conjoin.merging.blocks import (
     BLOCK,
     Held,
@@ -20,7 +20,7 @@ from conjoin.merging.blocks import (
     read_inputs,
     read_source,
 )
-from conjoin.merging.rounding import rounded
+from conjoin.merging.rounding import rounded, summable
 from conjoin.merging.summaries import Summaries
 from conjoin.merging.task import Rule, Source, Task, working_dtype
 from conjoin.methods import Need
@@ -137,7 +137,8 @@ class Merged(Checkpoint):
             begin = span[0] // BLOCK * BLOCK
             span = begin, min(begin + BLOCK, task.spec.numel)
         keywords: dict[str, Any] = dict(task.settings.parameters)
-        checked = False
+        # Numbers of one byte may have no infinity.
+        checked = task.method.passes_nonfinite and task.spec.dtype.itemsize > 1
         if task.method.summarize is not None:
             keywords["summary"] = self.summaries.of(name)
             checked = self.summaries.has_checked(name)
@@ -163,15 +164,17 @@ class Merged(Checkpoint):
             )
         if wanted is not None and span is not None and wanted != span:
             result = result[wanted[0] - span[0] : wanted[1] - span[0]]
-        return self._finish(name, task, result)
+        try:
+            return self._finish(name, task, result)
+        except NonFiniteError:
+            self._read(asked, span, held)  # if it comes from an input, that is named
+            raise
 
     def _finish(self, name: str, task: Task, result: Tensor) -> Tensor:
-        stored = rounded(result.detach(), task.spec.dtype)
+        exact = result.detach()
+        stored = rounded(exact, task.spec.dtype)
         if self._finite:
-            # Some dtypes have no sums of their own.
-            summable = stored.dtype.itemsize > 1 and stored.dtype != torch.complex32
-            checked = stored if summable else stored.to(task.working)
-            check_finite(checked, "the result (overflow?)", name)
+            check_finite(summable(stored, exact), "the result (overflow?)", name)
         return stored
 
     def _pool(self, name: str, task: Task, span: Span, held: Held) -> Tensor:
@@ -215,10 +218,10 @@ class Merged(Checkpoint):
         stored = rounded(tensor, task.spec.dtype)
         has_values = tensor.is_floating_point() or tensor.is_complex()
         if self._finite and has_values and task.spec.kind is not Kind.CONSTANT:
-            wide = working_dtype([tensor.dtype])
-            check_finite(tensor.to(wide), source)
+            wide = tensor.to(working_dtype([tensor.dtype]))
+            check_finite(wide, source)
             if stored.dtype != tensor.dtype:
-                check_finite(stored.to(wide), "the result (overflow?)", name)
+                check_finite(summable(stored, wide), "the result (overflow?)", name)
         return stored
 
 

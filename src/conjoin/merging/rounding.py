@@ -1,9 +1,11 @@
 """Rounding of results to the dtype in which they are stored, once."""
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["rounded"]
+__all__ = ["rounded", "summable"]
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -23,6 +25,29 @@ def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     if tensor.dtype == torch.float64 and dtype.is_floating_point and dtype.itemsize < 4:
         tensor = _rounded_to_odd(tensor)
     return tensor.to(dtype)
+
+
+def summable(stored: Tensor, exact: Tensor) -> Tensor:
+    """Give what was rounded in a dtype that has sums, with infinity for what was too large.
+
+    Not every dtype of one byte has infinity: torch makes 448 of all that is larger in
+    float8_e4m3fn.
+
+    Args:
+        stored: what `rounded` gave.
+        exact: what it was given.
+
+    >>> exact = torch.tensor([460.0, 1000.0])
+    >>> summable(rounded(exact, torch.float8_e4m3fn), exact)
+    tensor([448., inf])
+    """
+    if stored.dtype == torch.complex32:
+        return stored.to(exact.dtype)
+    if stored.dtype.itemsize > 1 or not stored.is_floating_point():
+        return stored
+    about = torch.finfo(stored.dtype)
+    step = about.eps * 2.0 ** math.floor(math.log2(about.max))
+    return stored.to(exact.dtype).masked_fill_(exact.abs() > about.max + step / 2, math.inf)
 
 
 def _rounded_to_odd(tensor: Tensor) -> Tensor:

@@ -127,6 +127,8 @@ class Method:
             tensor in bfloat16 takes little memory.
         summarize: for methods that need a whole tensor or the whole model first:
             ``(total, *, weights and parameters that it uses) -> summary``, see `Total`.
+        passes_nonfinite: whether NaN or infinity in any input is always NaN or infinity in the same
+            place of the result, so that looking at the result is enough.
         models: how many the method merges, if it cannot be any number.
         least: how many it takes at least, if it can be any number from there on.
         per_task: whether it gives one result for each model, of which the parameter ``task``
@@ -143,6 +145,7 @@ class Method:
     whole_with: frozenset[str] = frozenset()
     widens: bool = False
     summarize: Callable[..., Any] | None = None
+    passes_nonfinite: bool = False
     models: int | None = None
     least: int = 1
     per_task: bool = False

@@ -36,16 +36,30 @@ __all__ = ["METHODS", "find_method"]
 _BASE_AND_WEIGHTS = frozenset({Need.BASE, Need.WEIGHTS})
 
 _ROWS = (
-    Method("sum", sum, "w_1 + ... + w_n"),
-    Method("mean", mean, "(w_1 + ... + w_n) / n", paper="arXiv:2203.05482"),
+    Method("sum", sum, "w_1 + ... + w_n", passes_nonfinite=True),
+    Method(
+        "mean",
+        mean,
+        "(w_1 + ... + w_n) / n",
+        passes_nonfinite=True,
+        paper="arXiv:2203.05482",
+    ),
     Method(
         "linear",
         linear,
         "sum_i a_i w_i / sum_i a_i",
         needs=frozenset({Need.WEIGHTS}),
+        passes_nonfinite=True,
         paper="arXiv:2203.05482",
     ),
-    Method("passthrough", passthrough, "s w_1", models=1, paper="arXiv:2312.15166"),
+    Method(
+        "passthrough",
+        passthrough,
+        "s w_1",
+        passes_nonfinite=True,
+        models=1,
+        paper="arXiv:2312.15166",
+    ),
     Method(
         "slerp",
         slerp,
@@ -144,6 +158,7 @@ _ROWS = (
         task_arithmetic,
         "w_0 + s sum_i a_i (w_i - w_0)",
         needs=_BASE_AND_WEIGHTS,
+        passes_nonfinite=True,
         paper="arXiv:2212.04089",
     ),
     Method(

@@ -53,7 +53,7 @@ PRESETS: Mapping[str, Preset] = {
         about="embedded data, no download, width 1/8: the demo, minutes on two cores",
         sources=("handwritten", "street"),
         unseen=None,
-        train=6_000,
+        train=5_000,
         validation=1_000,
         test=2_000,
         settings=Settings(statistics=500, curve_examples=500, points=7, resolution=7, layers=13),
