@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from conjoin.comparison.family import Chosen, Family, Row
-from conjoin.fitting import merge_with_data
+from conjoin.fitting import FitReport, merge_with_data
 from conjoin.merging import merge
 from conjoin.repairing import has_batchnorm, repair
 
@@ -37,10 +37,10 @@ def _aligned(method: str, family: Family) -> Chosen:
     return Chosen(repaired, {"repair": report.chosen})
 
 
-def _with_data(method: str, family: Family) -> Chosen:
-    """One network, fitted to what each does on its own data; shares chosen on validation data."""
+def _fitted(method: str, family: Family) -> tuple[nn.Module, FitReport]:
+    """One network, fitted to what each does on its own data."""
     chosen = method == "least_squares" and len(family.tasks) > 1
-    merged, report = merge_with_data(
+    return merge_with_data(
         list(family.models().values()),
         family.own_data(MOST),
         method,
@@ -50,7 +50,24 @@ def _with_data(method: str, family: Family) -> Chosen:
         examples=len(family.tasks) * MOST,
         seed=family.seed,
     )
-    return Chosen(merged, {"shares": report.settings["weights"]} if chosen else {})
+
+
+def _by_least_squares(family: Family) -> tuple[nn.Module, FitReport]:
+    return family.once("least squares", lambda: _fitted("least_squares", family))
+
+
+def _shares(family: Family) -> list[float]:
+    """How much each network counts: what was chosen on validation data for one network of all."""
+    return list(_by_least_squares(family)[1].settings["weights"])
+
+
+def _with_least_squares(family: Family) -> Chosen:
+    choice = {"shares": _shares(family)} if len(family.tasks) > 1 else {}
+    return Chosen(_by_least_squares(family)[0], choice)
+
+
+def _with_regmean(family: Family) -> Chosen:
+    return Chosen(_fitted("regmean", family)[0], {})
 
 
 def _with_private_layers(family: Family) -> Chosen:
@@ -73,6 +90,7 @@ def _private(family: Family, *, layers: int, batchnorm: Literal["keep", "private
         batchnorm=batchnorm,
         names=list(family.networks),
         align=family.alignments("activations"),
+        weights=_shares(family),
         examples=len(family.tasks) * MOST,
         seed=family.seed,
     )
@@ -80,7 +98,7 @@ def _private(family: Family, *, layers: int, batchnorm: Literal["keep", "private
         task: merged.for_task(name)  # type: ignore[operator]
         for task, name in family.own.items()
     }
-    return Chosen(networks, {"layers": layers})
+    return Chosen(networks, {"layers": layers, "shares": _shares(family)})
 
 
 def _lacks_data(family: Family) -> str | None:
@@ -120,7 +138,7 @@ ALIGNED_ROWS: Sequence[Row] = (
         "merge",
         "aligned; then each layer's weights from the second moments of its inputs in each network "
         "(Jin et al., 2023); statistics re-estimated where there is BatchNorm",
-        partial(_with_data, "regmean"),
+        _with_regmean,
         _lacks_data,
         save=True,
     ),
@@ -129,7 +147,7 @@ ALIGNED_ROWS: Sequence[Row] = (
         "merge",
         "aligned; then layer after layer fitted to what each network does on its own data, on the "
         "merged network's own inputs; shares of the tasks chosen on validation data",
-        partial(_with_data, "least_squares"),
+        _with_least_squares,
         _lacks_data,
         save=True,
     ),

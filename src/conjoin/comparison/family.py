@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -16,6 +16,8 @@ from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 from conjoin.symmetry import Symmetries, find_symmetries
 
 __all__ = ["Chosen", "Family", "Row", "RowKind"]
+
+T = TypeVar("T")
 
 EXAMPLES = 8
 """Examples of a task that a network is traced on."""
@@ -45,9 +47,7 @@ class Family:
     settings: Settings
     seed: int
     own: Mapping[str, str]
-    _alignments: dict[str, list[Alignment]] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def networks(self) -> Mapping[str, Network]:
@@ -92,21 +92,29 @@ class Family:
         """Give the training examples that activations are compared on."""
         return [pair for part in self.statistics(most=COMPARED) for pair in part]
 
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Give what a function gives, which is called by the first who asks for it by this name."""
+        if name not in self._made:
+            self._made[name] = make()
+        found: T = self._made[name]
+        return found
+
     def alignments(self, method: str) -> list[Alignment]:
         """Align the networks by ``weights`` or ``activations``, once for all who ask.
 
         Raises:
             InputError, TraceError: nothing is known that may be reordered in them.
         """
-        if method not in self._alignments:
-            self._alignments[method] = align(
+        return self.once(
+            f"aligned by {method}",
+            lambda: align(
                 list(self.models().values()),
                 symmetries=self.symmetries,
                 data=None if method == "weights" else self.compared(),
                 method=method,
                 seed=self.seed,
-            )
-        return self._alignments[method]
+            ),
+        )
 
     def examples(self, task: str) -> Inputs:
         """Give a batch of validation inputs that a network can be traced on."""
