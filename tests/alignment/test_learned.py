@@ -8,6 +8,7 @@ import torch
 from alignment_networks import TOKENS, Attention, Residual, mlp, new
 from torch import nn
 
+from conjoin.alignment import align
 from conjoin.alignment.learned import RELAXATIONS, learn
 from conjoin.errors import DataError, InputError, MismatchError, NonFiniteError
 from conjoin.symmetry import Permutations, find_symmetries
@@ -208,3 +209,43 @@ def test_what_cannot_be_learned_is_said(small):
     rooted = lambda outputs, batch: (outputs - outputs.detach()).square().sum().sqrt()  # noqa: E731
     with pytest.raises(NonFiniteError, match="the gradient of '0.weight:0' in step 1 is NaN"):
         learned_with(loss=rooted)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_align_goes_on_from_activations(several):
+    # So noisy that units are not what they were, and what is best is not what was planted.
+    net, other, right, _, few = planted(lambda: mlp(6, 24, 16, 4), torch.randn(2, 6), noise=2.0)
+    layout, inputs = right.layout, few[0]
+
+    def found(method, batches):
+        how = {"symmetries": layout, "data": batches, "method": method, "seed": 3}
+        return align([net, other], **how)[1] if several else align(other, net, **how)
+
+    before, after = found("activations", few), found("learned", iter(few))
+    by_hand = learn(net, other, layout, before.permutations, few, seed=3)
+    assert not by_hand.kept
+    assert after.permutations.orders.keys() == by_hand.permutations.orders.keys()
+    for name, order in by_hand.permutations.orders.items():
+        assert torch.equal(after.permutations.orders[name], order)
+    assert [name for name, _ in after.starts] == ["learned", *(name for name, _ in before.starts)]
+    torch.testing.assert_close(after.apply(other)(inputs), other(inputs))
+
+
+def test_align_keeps_what_learning_does_not_improve(small):
+    net, other, right, _, data = small
+    how = {"symmetries": right.layout, "data": data}
+    before = align(other, net, method="activations", **how)
+    after = align(other, net, method="learned", **how)
+    assert share_right(before.permutations, right) == 1
+    assert share_right(after.permutations, right) == 1
+    assert after.starts == before.starts
+
+
+def test_align_learns_of_two_models_and_their_data(small):
+    net, other, right, _, data = small
+    with pytest.raises(InputError, match="learned of two models, and 3 are given"):
+        align([net, other, net], symmetries=right.layout, data=data, method="learned")
+    with pytest.raises(InputError, match="give data="):
+        align(other, net, symmetries=right.layout, method="learned")
+    with pytest.raises(DataError, match="1 batches; two or more"):
+        align(other, net, symmetries=right.layout, data=data[:1], method="learned")

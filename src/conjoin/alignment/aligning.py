@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from conjoin.alignment.activations import Correlations, correlate
 from conjoin.alignment.blocks import Block, blocks_of
 from conjoin.alignment.by_outputs import nearest_first
+from conjoin.alignment.learned import learn
 from conjoin.alignment.matched import Alignment, Matched, cosines_of, mutual_of
 from conjoin.alignment.matching import CERTAIN, STARTS, weighed
 from conjoin.alignment.together import Models, Together, match_together
@@ -24,7 +25,7 @@ __all__ = ["Alignment", "Matched", "align"]
 Model = nn.Module | Mapping[str, Tensor]
 
 
-METHODS = {"weights": 0.0, "activations": 1.0, "mixed": 0.5}
+METHODS = {"weights": 0.0, "activations": 1.0, "mixed": 0.5, "learned": 1.0}
 """How much activations count in what is matched."""
 
 FEW = 1000
@@ -93,21 +94,24 @@ def align(
             among orders by how near the outputs of the mean come to those of the models.
         method: ``weights`` matches the weights that units read and write with; ``activations``
             matches units that fire alike on `data`, and those that no layer reads by their
-            weights; ``mixed`` adds up both. ``auto`` is ``activations`` where there are data.
+            weights; ``mixed`` adds up both. ``learned`` begins with ``activations`` and goes on
+            with `conjoin.alignment.learn` on the same data, for two models; it takes longest.
+            ``auto`` is ``activations`` where there are data.
         symmetries: what `conjoin.find_symmetries` gave for this structure, or the layout of
             permutations that were saved; needed if the reference is no module.
         starts: of the search, each of ``greedy``, ``sequential`` and ``random``; further ones are
             left out where two have led to one end.
         seed: of the search.
-        progress: called with (steps done, steps in all), of the search.
+        progress: called with (steps done, steps in all), of the search; then, if orders are
+            learned, of that.
 
     Returns:
         an alignment, or a list of them in the order of the models.
 
     Raises:
         InputError: neither example inputs nor symmetries, an unknown method or start, activations
-            without data or of what is no module, or not two or more models.
-        DataError: the data have no batch.
+            without data or of what is no module, not two or more models, or more than two to learn.
+        DataError: the data have no batch, or one alone to learn from.
         MismatchError: the models differ in structure, or the symmetries are of another one.
         NonFiniteError: a weight or an activation is NaN or infinite.
         TraceError: the reference cannot be traced.
@@ -134,6 +138,10 @@ def align(
     share = _share(method, data)
     given = _given(model, to)
     several = isinstance(model, list | tuple)
+    if method == "learned":
+        if len(given) > 2:
+            raise InputError(f"orders are learned of two models, and {len(given)} are given")
+        data = list(data or [])  # gone through more than once
     labels = (
         [f"model {n}" for n in range(len(given))] if several else ["the reference", "the model"]
     )
@@ -145,8 +153,10 @@ def align(
     left = 1 - share if share < 1 else LEAST
     found = _searched(layout, blocks, fire, left, starts, seed, progress)
     if len(given) > 2 and fire and data is not None:
-        modules = [one for one in given if isinstance(one, nn.Module)]
-        found = nearest_first(modules, found, _first_of(data))
+        found = nearest_first(_modules(given), found, _first_of(data))
+    if method == "learned" and data is not None:
+        search = Models(layout, _scaled(blocks, left), fire)
+        found = _learned(_modules(given), search, found, data, seed, progress)
     alike = Models(layout, blocks, {})
     reports = [
         _reported(alike, number, found, began) for number in range(0 if several else 1, len(given))
@@ -182,14 +192,46 @@ def _searched(
         if found[0].certain >= CERTAIN:
             progress(2 * begun, 2 * begun)
             return found
-    models = Models(layout, [[replace(b, scale=left * b.scale) for b in e] for e in blocks], fire)
     return match_together(
-        models,
+        Models(layout, _scaled(blocks, left), fire),
         starts=starts,
         pairs=bool(fire),
         seed=seed,
         progress=in_halves if begun else progress,
     )
+
+
+def _scaled(blocks: Sequence[Sequence[Block]], left: float) -> list[list[Block]]:
+    """Let weights count less."""
+    return [[replace(block, scale=left * block.scale) for block in each] for each in blocks]
+
+
+def _learned(
+    models: Sequence[nn.Module],
+    search: Models,
+    found: list[Together],
+    data: Iterable[Any],
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> list[Together]:
+    """Put orders that are learned before those that they began with, if they are better."""
+    first, second = found[0].orders
+    result = learn(
+        models[0],
+        models[1],
+        search.layout,
+        second,
+        [(inputs_of(batch), None) for batch in data],
+        seed=seed,
+        progress=progress,
+    )
+    if result.kept:
+        return found
+    objective = search.pair(0, 1, first).objective(result.permutations.orders)
+    better = replace(
+        found[0], start="learned", orders=(first, result.permutations), objective=objective
+    )
+    return [better, *found]
 
 
 def _given(model: Model | Sequence[Model], to: Model | None) -> list[Model]:
@@ -269,11 +311,15 @@ def _names(layout: Layout, checkpoints: Sequence[Checkpoint], labels: Sequence[s
     return names
 
 
+def _modules(models: Sequence[Model]) -> list[nn.Module]:
+    return [model for model in models if isinstance(model, nn.Module)]
+
+
 def _correlations(
     models: Sequence[Model], layout: Layout, data: Iterable[Any]
 ) -> dict[tuple[int, int], Correlations]:
     """Correlate the units of all pairs, one pair at a time: memory grows with pairs, not data."""
-    modules = [model for model in models if isinstance(model, nn.Module)]
+    modules = _modules(models)
     if len(modules) < len(models):
         raise InputError("activations are those of modules that run; give modules, or weights")
     if len(modules) > 2 and iter(data) is data:

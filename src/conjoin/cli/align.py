@@ -39,6 +39,7 @@ class Method(StrEnum):
     WEIGHTS = "weights"
     ACTIVATIONS = "activations"
     MIXED = "mixed"
+    LEARNED = "learned"
 
 
 def align(
@@ -107,7 +108,12 @@ def align(
     ] = None,
     method: Annotated[
         Method,
-        typer.Option("--method", "-m", help="What is matched. auto: activations, with data."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="What is matched. auto: activations, with data. learned: these, improved by "
+            "gradient steps.",
+        ),
     ] = Method.AUTO,
     examples: Annotated[
         int, typer.Option("--examples", min=2, help="How many activations are compared on.")
