@@ -2,16 +2,11 @@
 
 import atexit
 import contextlib
-import gc
 import os
 import sys
 from dataclasses import dataclass
 
 __all__ = ["program"]
-
-_OBJECTS = 200_000
-"""Of so many new objects some are looked through for garbage. Importing torch makes that many, all
-of which stay, and every 700 is Python's rule: a tenth of the time of the import (measured)."""
 
 
 @dataclass
@@ -40,7 +35,6 @@ def program() -> None:
     """Run the command line of this process."""
     leaving = _Leaving()
     atexit.register(leaving)
-    gc.set_threshold(_OBJECTS)
     # NumPy's OpenBLAS starts a thread for each core when it is imported, and each of them waits for
     # work .05 s at full speed before it sleeps. This is the shortest time that it knows.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")

@@ -9,10 +9,12 @@ from inspect import cleandoc
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from conjoin import __version__
 from conjoin.cli.align import align
 from conjoin.cli.compare import compare
+from conjoin.cli.computing import ComputingCommand
 from conjoin.cli.diff import diff
 from conjoin.cli.digits import digits
 from conjoin.cli.errors import ReportingGroup
@@ -76,7 +78,8 @@ for command in (
     *(merge, plan, verify, compare, report, inspect, diff),
     *(methods, schema, symmetries, align, digits),
 ):
-    app.command(help=_reflowed(command.__doc__))(command)
+    kind = TyperCommand if command is report else ComputingCommand
+    app.command(cls=kind, help=_reflowed(command.__doc__))(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
