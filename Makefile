@@ -39,7 +39,7 @@ check: $(VENV)/.installed-dev  ## check format, style, types, layers of imports 
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_exported_names.py
 
-bench: $(VENV)/.installed-digits  ## run the benchmarks (BENCH="--params 1e6" for a small setting)
+bench: $(VENV)/.installed-digits  ## run the benchmarks (in small: see benchmarks/README.md)
 	$(BIN)/python benchmarks/merge_in_memory.py $(BENCH)
 	$(BIN)/python benchmarks/coupling_overhead.py $(BENCH_COUPLING)
 	$(BIN)/python benchmarks/merge_speed.py $(BENCH_SPEED)

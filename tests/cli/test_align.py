@@ -65,9 +65,10 @@ GIVEN = ("align", "b.safetensors", "--to", "a.safetensors")
         ["--model", "net.py:Net", "--inputs", "4"],
         ["--model", "net.py:Net", "--data", "net.py:loaders"],
         ["--model", "net.py:Net", "--data", "net.py:loaders", "-m", "mixed", "--examples", "50"],
+        ["--model", "net.py:Net", "--data", "net.py:loaders", "-m", "learned", "--examples", "50"],
         ["--symmetries", "planted.safetensors"],
     ],
-    ids=["weights", "activations", "mixed", "files"],
+    ids=["weights", "activations", "mixed", "learned", "files"],
 )
 def test_a_shuffled_copy_is_put_back(run, project, how):
     net, planted = project

@@ -138,7 +138,7 @@ def align(
 
     Each row of the table is a group of dimensions that are reordered together: the cosine between
     weights of matched units before and after, the share of units that moved, and the share that
-    are each other's best match. Where that is low, an order is hardly better than others.
+    are each other's best match. Where the last is low, an order is hardly better than others.
 
     Writes OUT, whole or not at all; without --to, one file for each model into the folder OUT.
     Nothing without --out or --save-order.
@@ -284,18 +284,21 @@ def _of_networks(
         raise InputError(f"--method {method} compares activations on real examples; give --data")
     few = map_inputs(drawn, lambda tensor: tensor[:2])
     layout = find_groups(networks[0] if to is None else to, few, seed).layout
-    data = None if not given or method == Method.WEIGHTS else list(_batches(drawn))
+    data = None if not given or method == Method.WEIGHTS else list(_batches(drawn, method))
     how = str(method)
     if to is None:
         return find(networks, symmetries=layout, data=data, method=how, seed=seed)
     return [find(networks[0], to, symmetries=layout, data=data, method=how, seed=seed)]
 
 
-def _batches(inputs: "Inputs") -> "Iterator[Inputs]":
+def _batches(inputs: "Inputs", method: Method) -> "Iterator[Inputs]":
     from conjoin.batches import map_inputs, size_of
 
-    for start in range(0, size_of(inputs), BATCH):
-        yield map_inputs(inputs, lambda tensor, start=start: tensor[start : start + BATCH])
+    size = BATCH
+    if method == Method.LEARNED:  # some are held out
+        size = max(2, min(BATCH, size_of(inputs) // 4))
+    for start in range(0, size_of(inputs), size):
+        yield map_inputs(inputs, lambda tensor, start=start: tensor[start : start + size])
 
 
 def _described(

@@ -92,8 +92,9 @@ def compare(
     """Combine your networks in every way there is, and see what each combination is worth.
 
     Takes your own class and loaders. Every network alone, their ensemble, their sum, their mean,
-    the mean with re-estimated statistics are scored on every task; curves show what lies between
-    the networks, and what averaging does to each layer. The page says in words what came out.
+    the mean with re-estimated statistics, the networks aligned and repaired, and fits to what each
+    does on its data are scored on every task; curves show what lies between the networks, and what
+    averaging does to each layer. The page says in words what came out.
 
     The data function gives {"train": loader, "validation": loader, "test": loader}, or one of
     those for each task by name. Loaders give (inputs, labels). A task with "trained_on": False is

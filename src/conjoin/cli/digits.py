@@ -40,7 +40,14 @@ class Precision(StrEnum):
 
 def digits(
     ctx: typer.Context,
-    preset: Annotated[PresetName, typer.Option("--preset", help="The size.")] = PresetName.QUICK,
+    preset: Annotated[
+        PresetName,
+        typer.Option(
+            "--preset",
+            help="The size: quick (embedded data, minutes), small and standard (real MNIST), "
+            "thesis (MNIST and SVHN, for a GPU).",
+        ),
+    ] = PresetName.QUICK,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many repetitions.")] = 1,
     first_seed: Annotated[int, typer.Option("--first-seed", min=0, help="The first seed.")] = 0,
     mnist: Annotated[
@@ -53,11 +60,18 @@ def digits(
     ] = None,
     first: Annotated[
         str | None,
-        typer.Option("--first", metavar="SPEC", help="Other data for the first network."),
+        typer.Option(
+            "--first",
+            metavar="SPEC",
+            help="Other data for the first network: handwritten, street, mnist:FOLDER, "
+            "svhn:FOLDER or folder:FOLDER.",
+        ),
     ] = None,
     second: Annotated[
         str | None,
-        typer.Option("--second", metavar="SPEC", help="Other data for the second network."),
+        typer.Option(
+            "--second", metavar="SPEC", help="Other data for the second network, likewise."
+        ),
     ] = None,
     unseen: Annotated[
         str | None,
@@ -132,7 +146,8 @@ def digits(
         bool,
         typer.Option(
             "--table/--no-table",
-            help="Combine separately trained networks; without, only the continuum.",
+            help="Combine separately trained networks; without, only what --continuum and "
+            "--methods ask for.",
         ),
     ] = True,
     methods: Annotated[

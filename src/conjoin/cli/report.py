@@ -36,8 +36,8 @@ def report(
 ) -> None:
     """Make a page of a run: what came out in one sentence, the table, every figure.
 
-    A run is a folder that conjoin compare or conjoin digits has written. Several runs are put
-    beside each other: the rows that they share, their differences, their curves.
+    A run is a folder that conjoin compare, conjoin digits or conjoin.continuum has written. Several
+    runs are put beside each other: the rows that they share, their differences, their curves.
 
     Writes one HTML file, in the place of an older one. It needs nothing else: send it, open it on
     a phone, print it. No network is used, by this command or by the page.

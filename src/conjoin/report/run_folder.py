@@ -230,7 +230,7 @@ def read_run(folder: Path) -> Run:
     if not path.is_file():
         raise DataError(
             f"{folder} is not the folder of a run: it has no {RESULTS}; name a folder that "
-            "conjoin compare or conjoin digits has written"
+            "conjoin compare, conjoin digits or conjoin.continuum has written"
         )
     results = read_results(path)
     try:
