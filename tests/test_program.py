@@ -1,7 +1,9 @@
 """The program: it ends at once, and yet nothing that was said or asked for is lost."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,14 +28,17 @@ program()
 """
 
 
-def ended(end, **options):
+def ended(end, command="merge", **options):
+    # With PYTHONUNBUFFERED nothing would be left to be written at the end.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     return subprocess.run(
-        [sys.executable, "-c", MAIN.format(end=end)],
-        capture_output=True,
+        [sys.executable, "-c", MAIN.format(end=end), command],
+        **({"stdout": subprocess.PIPE} | options),
+        stderr=subprocess.PIPE,
         encoding="utf-8",
         timeout=120,
         check=False,
-        **options,
+        env=environment,
     )
 
 
@@ -55,22 +60,42 @@ def test_any_other_end_is_that_of_python(end, error):
     assert result.stdout == "out\nasked for\ntaken down\n"
 
 
+@pytest.mark.parametrize("command", ["align", "compare", "digits", "symmetries", ""])
+def test_what_runs_code_of_users_ends_as_python_does(command):
+    result = ended("sys.exit(0)", command)
+    assert (result.returncode, result.stdout) == (0, "out\nasked for\ntaken down\n")
+
+
 def test_a_thread_is_waited_for():
     result = ended(
         "import threading, time; "
         "threading.Thread(target=lambda: (time.sleep(0.3), print('done'))).start(); sys.exit(0)"
     )
-    assert "done\n" in result.stdout
+    assert result.stdout == "out\ndone\nasked for\n"
 
 
-def test_a_large_output_is_whole(tmp_path):
-    many = {f"layer.{i}.weight": torch.zeros(1) for i in range(3000)}
-    path = save(many, tmp_path / "m.safetensors")
-    result = subprocess.run(
-        [sys.executable, "-m", "conjoin", "inspect", path, "--no-data"],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=True,
-    )
-    assert "layer.2999.weight" in result.stdout
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk of Linux")
+def test_what_cannot_be_written_is_told():
+    with Path("/dev/full").open("w") as full:
+        result = ended("sys.exit(0)", stdout=full)
+    assert result.returncode == 120
+    assert "No space left" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a full disk of Linux")
+def test_a_difference_is_not_told_by_a_failure(tmp_path):
+    one, two = (save({"w": torch.full((2,), v)}, tmp_path / f"{v}.pt") for v in (1.0, 2.0))
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "conjoin", "diff", one, two, "--json", "--exit-code"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+            env=environment,
+        )
+    assert "No space left" in result.stderr
+    assert result.returncode not in (0, 1)

@@ -249,3 +249,46 @@ def test_align_learns_of_two_models_and_their_data(small):
         align(other, net, symmetries=right.layout, method="learned")
     with pytest.raises(DataError, match="1 batches; two or more"):
         align(other, net, symmetries=right.layout, data=data[:1], method="learned")
+
+
+def test_align_learns_from_whatever_activations_are_compared_on(small):
+    net, other, right, _, data = small
+    how = {"symmetries": right.layout, "method": "learned"}
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(torch.cat(data))
+
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=50)
+    expected = align(other, net, data=data, **how).permutations
+    for given in (loader, torch.stack(data), [(batch, torch.zeros(50)) for batch in data]):
+        found = align(other, net, data=given, **how).permutations
+        assert all(torch.equal(found.orders[n], o) for n, o in expected.orders.items())
+    with torch.inference_mode(), pytest.raises(InputError, match="outside of torch.inference_mode"):
+        align(other, net, data=data, **how)
+
+
+class Sums(nn.Module):
+    """Two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 9), nn.Linear(3, 9), nn.Linear(9, 2)
+
+    def forward(self, x, y):
+        return self.last(torch.relu(self.first(x) + self.second(y)))
+
+
+def test_align_learns_of_models_of_two_inputs():
+    net, other = new(Sums, 0), new(Sums, 1)
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (
+            (torch.randn(20, 4, generator=generator), torch.randn(20, 3, generator=generator)),
+            torch.zeros(20),
+        )
+        for _ in range(4)
+    ]
+    layout = find_symmetries(net, batches[0][0]).layout
+    found = align(other, net, data=batches, symmetries=layout, method="learned")
+    torch.testing.assert_close(found.apply(other)(*batches[0][0]), other(*batches[0][0]))

@@ -292,6 +292,31 @@ def test_what_is_no_number_reaches_the_same_place(row, bad, dtype, at, place, we
             merge(models, row, base=base, dtype=dtype, **given)
 
 
+@pytest.mark.parametrize("row", PASSING, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    ("bad", "dtype"),
+    [
+        (torch.nan, torch.int32),
+        (complex(1, torch.nan), torch.float32),
+        (torch.inf, torch.float8_e4m3fn),
+    ],
+)
+def test_dtypes_that_do_not_show_it(row, bad, dtype):
+    # NaN is a number in int32, and an imaginary part has no place in float32.
+    models = [{"w": torch.tensor([1.0, bad])}, {"w": torch.ones(2)}][: row.models]
+    base = {"w": torch.ones(2)} if Need.BASE in row.needs else None
+    with pytest.raises(NonFiniteError, match="'w' of model 0 .* has"):
+        merge(models, row, base=base, dtype=dtype)
+
+
+@pytest.mark.parametrize("row", PASSING, ids=lambda row: row.name)
+def test_a_bad_base_is_named(row):
+    if Need.BASE not in row.needs:
+        return
+    with pytest.raises(NonFiniteError, match="'w' of model 2 .* has 1 NaN"):
+        merge([{"w": torch.ones(2)}] * 2, row, base={"w": torch.tensor([1.0, torch.nan])})
+
+
 def test_what_overflows_is_not_laid_upon_a_model():
     large = {"w": torch.full((3,), 3e38)}
     with pytest.raises(NonFiniteError, match="'w' of the result"):
@@ -300,7 +325,11 @@ def test_what_overflows_is_not_laid_upon_a_model():
 
 @pytest.mark.parametrize(
     ("dtype", "largest", "beyond"),
-    [(torch.float8_e4m3fn, 463.0, 465.0), (torch.float8_e5m2, 61439.0, 61441.0)],
+    [
+        (torch.float8_e4m3fn, 463.0, 465.0),
+        (torch.float8_e5m2, 61439.0, 61441.0),
+        (torch.float8_e5m2fnuz, 61439.0, 61441.0),
+    ],
 )
 @pytest.mark.parametrize("sign", [1, -1])
 def test_bytes_do_not_hide_an_overflow(dtype, largest, beyond, sign):
@@ -308,5 +337,16 @@ def test_bytes_do_not_hide_an_overflow(dtype, largest, beyond, sign):
     fits = merge([{"w": torch.tensor([sign * largest])}], "sum", dtype=dtype)["w"]
     assert fits.float().item() == sign * torch.finfo(dtype).max
     for rule in ({}, {"keep": {"w": 0}}):
-        with pytest.raises(NonFiniteError, match=r"'w' of the result .* 1 infinite among 2"):
+        with pytest.raises(NonFiniteError, match=r"'w' of the result .* has [01] NaN and [01] inf"):
             merge([{"w": torch.tensor([1.0, sign * beyond])}] * 2, "mean", dtype=dtype, **rule)
+
+
+def test_a_function_may_give_other_numbers():
+    def counted(tensors):
+        return tensors[0].int() + 1
+
+    models = [{"w": torch.tensor([1.0, 2.0])}] * 2
+    found = merge(models, counted, dtype=torch.float8_e4m3fn)["w"]
+    assert found.float().tolist() == [2, 3]
+    same = merge(models, lambda tensors: tensors[0].to(found.dtype), dtype=found.dtype)["w"]
+    assert same.float().tolist() == [1, 2]

@@ -141,7 +141,7 @@ def align(
     if method == "learned":
         if len(given) > 2:
             raise InputError(f"orders are learned of two models, and {len(given)} are given")
-        data = list(data or [])  # gone through more than once
+        data = None if data is None else list(data)  # gone through more than once
     labels = (
         [f"model {n}" for n in range(len(given))] if several else ["the reference", "the model"]
     )
@@ -221,7 +221,7 @@ def _learned(
         models[1],
         search.layout,
         second,
-        [(inputs_of(batch), None) for batch in data],
+        data,
         seed=seed,
         progress=progress,
     )

@@ -147,7 +147,8 @@ def learn(
         progress: called with (steps done, steps in all).
 
     Raises:
-        InputError: an unknown relaxation or loss, no steps, or outputs that a loss is not for.
+        InputError: an unknown relaxation or loss, no steps, outputs that a loss is not for, or
+            inference mode.
         DataError: fewer than two batches, or of one example for BatchNorm.
         MismatchError: the models differ in structure, or the start is of another layout.
         NonFiniteError: the loss or its gradient is NaN or infinite.
@@ -164,6 +165,8 @@ def learn(
     (True, True)
     """
     began = time.perf_counter()
+    if torch.is_inference_mode_enabled():
+        raise InputError("learning computes gradients: call it outside of torch.inference_mode()")
     found = _relaxation(relaxation, loss, steps)
     if start.layout != layout:
         raise MismatchError("the start is of a network of another structure than the layout")
@@ -178,7 +181,7 @@ def learn(
             orders = Permutations(layout, {n: _nearest(shadow) for n, shadow in shadows.items()})
             value = _judged(between, held, orders)
             checks.append((step, value))
-            if value < least:
+            if value < least - SMALLEST:  # not by roundings alone
                 best, least = orders, value
         progress(step, steps)
     return Learned(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -294,11 +295,13 @@ def _of_networks(
 def _batches(inputs: "Inputs", method: Method) -> "Iterator[Inputs]":
     from conjoin.batches import map_inputs, size_of
 
-    size = BATCH
-    if method == Method.LEARNED:  # some are held out
-        size = max(2, min(BATCH, size_of(inputs) // 4))
-    for start in range(0, size_of(inputs), size):
-        yield map_inputs(inputs, lambda tensor, start=start: tensor[start : start + size])
+    size = size_of(inputs)
+    # Of about the same size each: one example alone would have no BatchNorm statistics. To learn,
+    # some are held out.
+    count = max(-(-size // BATCH), 4 if method == Method.LEARNED else 1)
+    edges = [size * number // count for number in range(count + 1)]
+    for start, end in pairwise(edges):
+        yield map_inputs(inputs, lambda tensor, start=start, end=end: tensor[start:end])
 
 
 def _described(

@@ -53,7 +53,11 @@ class ReportingGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            result = super().invoke(ctx)
+            try:
+                result = super().invoke(ctx)
+            except typer.Exit:
+                sys.stdout.flush()
+                raise
             sys.stdout.flush()  # a broken pipe is noticed here, not when the interpreter ends
             return result
         except (KeyboardInterrupt, ConjoinError, OSError, MemoryError, RuntimeError) as error:

@@ -157,6 +157,7 @@ ALIGNED_ROWS: Sequence[Row] = (
         "the same with the last third of the layers kept apart for each task",
         _with_private_layers,
         _lacks_tasks,
+        version=2,
     ),
     Row(
         "least squares, BatchNorm and last layer per task",
@@ -165,5 +166,6 @@ ALIGNED_ROWS: Sequence[Row] = (
         "shared",
         _with_private_norms,
         _lacks_norms,
+        version=2,
     ),
 )

@@ -40,7 +40,7 @@ def method_rows(count: int, *, base: bool) -> tuple[Row, ...]:
             _about(method),
             partial(_chosen, method.name),
             _lacks_network if method.per_task else _applies,
-            version=2 if method.per_task else 1,
+            version=2 if method.per_task or method.is_random else 1,
         )
         for method in METHODS.values()
         if _fits(method, count, base=base)

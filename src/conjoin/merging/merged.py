@@ -137,8 +137,7 @@ class Merged(Checkpoint):
             begin = span[0] // BLOCK * BLOCK
             span = begin, min(begin + BLOCK, task.spec.numel)
         keywords: dict[str, Any] = dict(task.settings.parameters)
-        # Numbers of one byte may have no infinity.
-        checked = task.method.passes_nonfinite and task.spec.dtype.itemsize > 1
+        checked = task.method.passes_nonfinite and _shows_nonfinite(task)
         if task.method.summarize is not None:
             keywords["summary"] = self.summaries.of(name)
             checked = self.summaries.has_checked(name)
@@ -232,6 +231,14 @@ _MAKE: Mapping[Rule, Callable[[Merged, str, Task, Span, Held], Tensor]] = {
     Rule.AGREE: Merged._agreed,
     Rule.COPY: Merged._copy,
 }
+
+
+def _shows_nonfinite(task: Task) -> bool:
+    """Whether NaN and infinity are still such when they are rounded to the dtype of the result."""
+    dtype = task.spec.dtype
+    # Numbers of one byte may have no infinity; a real number has no imaginary part to show it.
+    real = dtype.is_floating_point and dtype.itemsize > 1 and not task.working.is_complex
+    return real or dtype.is_complex
 
 
 def _as_stored(task: Task) -> Task:

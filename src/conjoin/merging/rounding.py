@@ -1,6 +1,7 @@
 """Rounding of results to the dtype in which they are stored, once."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -30,8 +31,7 @@ def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def summable(stored: Tensor, exact: Tensor) -> Tensor:
     """Give what was rounded in a dtype that has sums, with infinity for what was too large.
 
-    Not every dtype of one byte has infinity: torch makes 448 of all that is larger in
-    float8_e4m3fn.
+    Torch makes 448 of all that is larger in float8_e4m3fn, which has no infinity.
 
     Args:
         stored: what `rounded` gave.
@@ -41,13 +41,21 @@ def summable(stored: Tensor, exact: Tensor) -> Tensor:
     >>> summable(rounded(exact, torch.float8_e4m3fn), exact)
     tensor([448., inf])
     """
-    if stored.dtype == torch.complex32:
-        return stored.to(exact.dtype)
-    if stored.dtype.itemsize > 1 or not stored.is_floating_point():
+    dtype = stored.dtype
+    if dtype.itemsize > 1 and dtype != torch.complex32:
         return stored
-    about = torch.finfo(stored.dtype)
-    step = about.eps * 2.0 ** math.floor(math.log2(about.max))
-    return stored.to(exact.dtype).masked_fill_(exact.abs() > about.max + step / 2, math.inf)
+    wide = stored.to(torch.complex64 if dtype.is_complex else torch.float32)
+    if not dtype.is_floating_point or not _saturates(dtype):
+        return wide
+    largest = torch.finfo(dtype)
+    step = largest.eps * 2.0 ** math.floor(math.log2(largest.max))
+    return wide.masked_fill(exact.to(wide.dtype).abs() > largest.max + step / 2, math.inf)
+
+
+@cache
+def _saturates(dtype: torch.dtype) -> bool:
+    """Whether infinity becomes the largest number of a dtype."""
+    return bool(torch.tensor(math.inf).to(dtype).to(torch.float32).isfinite())
 
 
 def _rounded_to_odd(tensor: Tensor) -> Tensor:
