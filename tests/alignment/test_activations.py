@@ -157,7 +157,7 @@ def test_what_cannot_be_compared_is_said(residual):
     with pytest.raises(InputError, match="'mixed' compares activations; give data="):
         align(two, one, symmetries=layout, method="mixed")
     with pytest.raises(
-        InputError, match="methods are auto, weights, activations, mixed, not 'best'"
+        InputError, match="methods are auto, weights, activations, mixed, learned, not 'best'"
     ):
         align(two, one, symmetries=layout, method="best")
     with pytest.raises(InputError, match="give modules, or weights"):
