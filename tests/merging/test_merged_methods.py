@@ -309,10 +309,10 @@ def test_dtypes_that_do_not_show_it(row, bad, dtype):
         merge(models, row, base=base, dtype=dtype)
 
 
-@pytest.mark.parametrize("row", PASSING, ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in PASSING if Need.BASE in row.needs], ids=lambda row: row.name
+)
 def test_a_bad_base_is_named(row):
-    if Need.BASE not in row.needs:
-        return
     with pytest.raises(NonFiniteError, match="'w' of model 2 .* has 1 NaN"):
         merge([{"w": torch.ones(2)}] * 2, row, base={"w": torch.tensor([1.0, torch.nan])})
 
