@@ -36,7 +36,7 @@ from typing import Any
 
 import torch
 from llama_checkpoints import MODELS, make
-from processes import Run, timed
+from processes import Run, anonymous, timed
 
 import conjoin
 from conjoin.checkpoints import open_checkpoint
@@ -126,13 +126,23 @@ def reads(method: str) -> int:
 def measure(
     folder: Path, methods: Sequence[str], rounds: int, mergekit: Path | None
 ) -> dict[str, Any]:
-    """Run every way once in each round, so that whatever slows the machine slows all of them."""
+    """Run every way once in each round, so that whatever slows the machine slows all of them.
+
+    Before the rounds, every way runs once while its memory is looked at. It warms up the cache of
+    files too.
+    """
     ways = commands(folder, methods, mergekit)
-    check(folder, ways)
+    memory = {}
+    for way, command in ways.items():
+        remove(folder / "out")
+        memory[way] = anonymous(command)
+        if way == "linear":
+            check(folder)
     found: dict[str, list[Run]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, command in ways.items():
-            found[way].append(fresh(command, folder / "out"))
+            remove(folder / "out")  # which is not measured
+            found[way].append(timed(command))
     size = sum(path.stat().st_size for path in (folder / "a").glob("*.safetensors"))
     return {
         "params": size // 2,
@@ -144,8 +154,9 @@ def measure(
         "conjoin": conjoin.__version__,
         "mergekit": mergekit and version(mergekit),
         "runs": {way: [asdict(run) for run in runs] for way, runs in found.items()},
-        "methods": {m: ratios(found, m, m, size) for m in methods},
-        "synced": {m: ratios(found, m, f"{m} synced", size) for m in methods[:1]},
+        "MB": memory,
+        "methods": {m: ratios(found, memory, m, m, size) for m in methods},
+        "synced": {m: ratios(found, memory, m, f"{m} synced", size) for m in methods[:1]},
         "seconds of the start": median(run.wall for run in found["start"]),
         "seconds to plan, beyond the start": median(
             plan.wall - start.wall
@@ -188,23 +199,18 @@ def copying(folder: Path, number: int, *, sync: bool) -> list[str]:
     return ["sh", "-c", script]
 
 
-def fresh(command: Sequence[str], out: Path) -> Run:
-    """Run a command for which there is no result yet; removing one is not measured."""
+def remove(out: Path) -> None:
+    """Remove a result, and what a run that was killed has left."""
     for path in (out, out.with_name(f"{out.name}.partial")):
         shutil.rmtree(path, ignore_errors=True)
-    return timed(command)
 
 
-def check(folder: Path, ways: Mapping[str, Sequence[str]]) -> None:
-    """Raise unless a mean is one. This also warms up the cache of files."""
-    if "linear" in ways:
-        fresh(ways["linear"], folder / "out")
-        a, b, found = (open_checkpoint(folder / name) for name in ("a", "b", "out"))
-        for name in (next(iter(found)), "model.norm.weight"):
-            expected = ((a[name].float() + b[name].float()) / 2).bfloat16()
-            torch.testing.assert_close(found[name], expected, rtol=0, atol=0)
-    for name in sorted(way for way in ways if way.startswith("copy")):
-        fresh(ways[name], folder / "out")
+def check(folder: Path) -> None:
+    """Raise unless the result is the mean of the first two models."""
+    a, b, found = (open_checkpoint(folder / name) for name in ("a", "b", "out"))
+    for name in (next(iter(found)), "model.norm.weight"):
+        expected = ((a[name].float() + b[name].float()) / 2).bfloat16()
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=0)
 
 
 def version(python: Path) -> str:
@@ -220,7 +226,9 @@ def median(values: Iterable[float]) -> float:
     return round(statistics.median(values), 4)
 
 
-def ratios(found: Mapping[str, list[Run]], method: str, way: str, size: int) -> dict[str, Any]:
+def ratios(
+    found: Mapping[str, list[Run]], memory: Mapping[str, float], method: str, way: str, size: int
+) -> dict[str, Any]:
     """Compare one way with others in the same round, and give the medians."""
     copy = f"copy of {reads(method)}" + (" synced" if way != method else "")
     rounds = list(zip(found[way], found["start"], found[copy], strict=True))
@@ -228,7 +236,7 @@ def ratios(found: Mapping[str, list[Run]], method: str, way: str, size: int) -> 
     report = {
         "copies beyond the start": median((o.wall - s.wall) / c.wall for o, s, c in rounds),
         "copies of CPU beyond the start": median((o.cpu - s.cpu) / c.cpu for o, s, c in rounds),
-        "MB beyond the start": median(o.anonymous - s.anonymous for o, s, _ in rounds),
+        "MB beyond the start": round(memory[way] - memory["start"], 1),
         "seconds per GB beyond the start": median(
             (o.wall - s.wall) / gigabytes for o, s, _ in rounds
         ),
@@ -241,7 +249,7 @@ def ratios(found: Mapping[str, list[Run]], method: str, way: str, size: int) -> 
         report["times faster than mergekit"] = median(m.wall / o.wall for m, o in both)
         report["times less CPU than mergekit"] = median(m.cpu / o.cpu for m, o in both)
         report["seconds of mergekit"] = median(m.wall for m, _ in both)
-        report["MB of mergekit"] = median(m.anonymous for m, _ in both)
+        report["MB of mergekit"] = round(memory[f"mergekit {method}"], 1)
     return report
 
 

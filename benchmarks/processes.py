@@ -1,24 +1,23 @@
-"""Whole processes, timed, and the memory that they have for themselves."""
+"""Whole processes: what they take of time, or of memory that they have for themselves."""
 
+import contextlib
 import os
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Run", "timed"]
+__all__ = ["Run", "anonymous", "timed"]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one process took: seconds of the clock and of all cores, and MB of anonymous memory."""
+    """What one process took: seconds of the clock and of all cores."""
 
     wall: float
     cpu: float
-    anonymous: float
 
 
 def timed(command: Sequence[str]) -> Run:
@@ -27,48 +26,45 @@ def timed(command: Sequence[str]) -> Run:
     Raises:
         RuntimeError: it has failed; with what it said.
     """
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    with tempfile.TemporaryFile() as said:
-        began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
-        peak = Peak(process.pid)
+    began = time.perf_counter()
+    with _started(command) as process:
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
-        anonymous = peak.stop()
+    return Run(wall, usage.ru_utime + usage.ru_stime)
+
+
+def anonymous(command: Sequence[str]) -> float:
+    """Run a command to its end, and give the most MB of anonymous memory seen.
+
+    Pages of mapped files are not in it: they are the page cache, and go when others need memory. A
+    page that several processes share counts once. Each look takes some milliseconds of a core,
+    during which the process cannot map memory: such a run is not to be timed.
+
+    Raises:
+        RuntimeError: it has failed; with what it said.
+    """
+    most = 0
+    with _started(command) as process:
+        while process.poll() is None:
+            # A child may end meanwhile.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                most = max(most, anonymous_of(process.pid))
+            time.sleep(0.05)
+    return most * 1024 / 1e6
+
+
+@contextlib.contextmanager
+def _started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process, and raise a RuntimeError afterwards if it has failed."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+        yield process
         if process.returncode:
             said.seek(0)
             text = said.read().decode(errors="replace")[-2000:]
             raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{text}")
-    return Run(wall, usage.ru_utime + usage.ru_stime, anonymous)
-
-
-class Peak:
-    """Looks at the anonymous memory of a process and its children until it is stopped.
-
-    Pages of mapped files are not in it: they are the page cache, and go when others need memory. A
-    page that several processes share counts once.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self._pid, self._most = pid, 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        # A look takes some milliseconds of a core, during which the process cannot map memory.
-        while not self._ended.wait(0.2):
-            try:
-                self._most = max(self._most, anonymous_of(self._pid))
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # a child has ended meanwhile
-
-    def stop(self) -> float:
-        """Stop, and give the most MB seen."""
-        self._ended.set()
-        self._thread.join()
-        return self._most * 1024 / 1e6
 
 
 def anonymous_of(pid: int) -> int:

@@ -39,6 +39,7 @@ def test_a_small_run_has_every_row_and_keeps_its_models(benchmark, llama, tmp_pa
     (report,) = json.loads(file.read_text())
     ways = ["start", "plan", "copy of 2", "copy of 2 synced", "linear", "linear synced"]
     assert list(report["runs"]) == ways
+    assert list(report["MB"]) == ways
     for runs in report["runs"].values():
         assert len(runs) == 1
         assert all(run["wall"] > 0 for run in runs)
@@ -100,7 +101,7 @@ def test_every_method_has_a_recipe_that_conjoin_reads(benchmark, llama, tmp_path
 
 def test_ratios_are_of_the_same_round(benchmark, processes):
     def runs(*walls: float):
-        return [processes.Run(wall, 2 * wall, 10 * wall) for wall in walls]
+        return [processes.Run(wall, 2 * wall) for wall in walls]
 
     # The second round is ten times slower for all, and changes no ratio.
     found = {
@@ -109,25 +110,29 @@ def test_ratios_are_of_the_same_round(benchmark, processes):
         "linear": runs(4, 40, 4),
         "mergekit linear": runs(32, 320, 32),
     }
-    row = benchmark.ratios(found, "linear", "linear", 10**9)
+    memory = {"start": 10, "linear": 40, "mergekit linear": 320}
+    row = benchmark.ratios(found, memory, "linear", "linear", 10**9)
     assert row["copies beyond the start"] == 1.5
     assert row["copies of CPU beyond the start"] == 1.5
     assert row["times faster than mergekit"] == 8
     assert row["seconds per GB beyond the start"] == 1
     assert row["MB beyond the start"] == 30
+    assert row["MB of mergekit"] == 320
 
 
 def test_time_and_memory_of_a_process(processes):
     script = "import time; held = bytearray(50_000_000); time.sleep(.2)"
-    run = processes.timed([sys.executable, "-S", "-c", script])
+    command = [sys.executable, "-S", "-c", script]
+    run = processes.timed(command)
     assert run.wall >= 0.2
     assert run.cpu > 0
-    assert 50 <= run.anonymous < 150
+    assert 50 <= processes.anonymous(command) < 150
 
 
-def test_a_command_that_fails_is_told(processes):
+@pytest.mark.parametrize("way", ["timed", "anonymous"])
+def test_a_command_that_fails_is_told(processes, way):
     with pytest.raises(RuntimeError, match=r"(?s)ended with 3.*no such luck"):
-        processes.timed(["sh", "-c", "echo no such luck; exit 3"])
+        getattr(processes, way)(["sh", "-c", "echo no such luck; exit 3"])
 
 
 @pytest.mark.parametrize("option", ["--params", "--rounds"])
