@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,8 +108,107 @@ def test_every_kind_of_layer_in_float64(
     assert np.allclose(exact.numpy(), expected, rtol=1e-13, atol=1e-13)
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def test_dora_by_hand(tmp_path: Path) -> None:
+    base = MemoryCheckpoint({"x.weight": torch.tensor([[1.0, 4.0], [0.0, 5.0]])})
+    tensors = {
+        **pair("x", torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [6.0, 0.0]])),
+        "x.lora_magnitude_vector": torch.tensor([10.0, 26.0]),
+    }
+    # W + 2 B A = [[3, 4], [12, 5]], whose rows have the norms 5 and 13.
+    adapted = open_adapter(base, write(tmp_path, tensors, use_dora=True))
+    assert adapted["x.weight"].tolist() == [[6, 8], [24, 10]]
+    assert adapted.read("x.weight", 1, 3).tolist() == [8, 24]
+    # Stored as [in, out]: [[3, 16], [0, 5]]^T has the columns [3, 0] and [16, 5].
+    write(tmp_path, tensors, use_dora=True, fan_in_fan_out=True)
+    turned = open_adapter(base, tmp_path)["x.weight"]
+    second = 26 / math.hypot(16, 5)
+    expected = torch.tensor([[10.0, 16 * second], [0.0, 5 * second]])
+    torch.testing.assert_close(turned, expected)
+
+
+def test_dora_of_peft(tmp_path: Path) -> None:
+    # The result is that of merge_and_unload() of PEFT 0.21.2.
+    base = MemoryCheckpoint({"x.weight": torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.25, -0.5]])})
+    a = torch.tensor([[0.5, 1.0, -0.25], [-1.0, 0.75, 0.5]])
+    b = torch.tensor([[1.0, -0.5], [0.25, 2.0]])
+    tensors = {**pair("x", a, b), "x.lora_magnitude_vector": torch.tensor([1.25, 0.75])}
+    adapted = open_adapter(base, write(tmp_path, tensors, use_dora=True))
+    expected = torch.tensor(
+        [[1.15562534, 0.11556254, 0.46225014], [-0.36810580, 0.61350965, 0.22495355]]
+    )
+    torch.testing.assert_close(adapted["x.weight"], expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "of_a", "of_b", "of_m", "outputs"),
+    [
+        ("linear", (7, 5), (2, 5), (7, 2), (7,), 0),
+        ("turned", (5, 7), (2, 5), (7, 2), (7,), 1),
+        ("turned", (6, 6), (2, 6), (6, 2), (6,), 1),
+        ("embedding", (9, 4), (2, 9), (4, 2), (4,), 1),
+        ("conv", (6, 3, 2, 2), (2, 3, 2, 2), (6, 2, 1, 1), (1, 6, 1, 1), 0),
+        ("conv", (6, 3, 5), (2, 3, 5), (6, 2, 1), (1, 6, 1), 0),
+        ("conv", (1, 3, 5), (2, 3, 5), (1, 2, 1), (1, 1, 1), 0),
+        # Of several blocks of rows.
+        ("linear", (301, 777), (2, 777), (301, 2), (301,), 0),
+        ("turned", (777, 301), (2, 777), (301, 2), (301,), 1),
+    ],
+)
+def test_dora_of_every_kind_of_layer(
+    tmp_path: Path,
+    kind: str,
+    shape: tuple[int, ...],
+    of_a: tuple[int, ...],
+    of_b: tuple[int, ...],
+    of_m: tuple[int, ...],
+    outputs: int,
+) -> None:
+    a, b, weight = normal(*of_a, seed=1), normal(*of_b, seed=2), normal(*shape, seed=3)
+    magnitude = normal(*of_m, seed=4).abs()
+    ends = ("lora_embedding_A", "lora_embedding_B")
+    if kind != "embedding":
+        ends = ("lora_A.weight", "lora_B.weight")
+    tensors = {f"x.{ends[0]}": a, f"x.{ends[1]}": b, "x.lora_magnitude_vector": magnitude}
+    settings = {"use_dora": True, "fan_in_fan_out": kind == "turned"}
+    adapted = open_adapter(
+        MemoryCheckpoint({"x.weight": weight}), write(tmp_path, tensors, **settings)
+    )
+    changed = weight.double().numpy() + 2 * matrix(kind, a.double().numpy(), b.double().numpy())
+    others = tuple(axis for axis in range(len(shape)) if axis != outputs)
+    norms = np.sqrt(np.square(changed).sum(others, keepdims=True))
+    each = magnitude.double().numpy().reshape(norms.shape)
+    assert np.allclose(adapted["x.weight"].numpy(), each * changed / norms, rtol=1e-5, atol=1e-6)
+
+
+def test_dora_needs_a_direction(tmp_path: Path) -> None:
+    base = MemoryCheckpoint({"x.weight": torch.tensor([[0.0, 0.0], [3.0, 4.0]])}, source="base")
+    tensors = {
+        **pair("x", normal(2, 2), torch.zeros(2, 2)),
+        "x.lora_magnitude_vector": torch.tensor([1.0, 10.0]),
+    }
+    adapted = open_adapter(base, write(tmp_path, tensors, use_dora=True))
+    with pytest.raises(CheckpointError, match=r"output of 'x\.weight' in base .* no direction"):
+        adapted["x.weight"]
+    tensors["x.lora_magnitude_vector"] = torch.tensor([0.0, 10.0])
+    adapted = open_adapter(base, write(tmp_path, tensors, use_dora=True))
+    assert adapted["x.weight"].tolist() == [[0, 0], [6, 8]]
+
+
+def test_dora_of_a_tensor_that_the_adapter_has_whole(tmp_path: Path) -> None:
+    base = MemoryCheckpoint({"e.weight": torch.zeros(3, 2)})
+    tensors = {
+        "e.lora_embedding_A": torch.ones(1, 3),
+        "e.lora_embedding_B": torch.ones(2, 1),
+        "e.base_layer.weight": torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]),
+        "e.lora_magnitude_vector": torch.tensor([6.0, 3.0]),
+    }
+    adapted = open_adapter(base, write(tmp_path, tensors, r=1, lora_alpha=1, use_dora=True))
+    # Columns [1, 2, 2] and [2, 2, 1], both of norm 3.
+    assert adapted["e.weight"].tolist() == [[2, 2], [4, 2], [4, 1]]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["lora", "dora"])
+def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Several blocks of rows, the last of them not whole; in bfloat16."""
     folder = tmp_path_factory.mktemp("large")
     base = {"x.weight": normal(301, 777), "emb.weight": normal(1001, 129), "x.bias": normal(301)}
@@ -118,8 +218,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         "emb.lora_embedding_A": normal(16, 1001, seed=4),
         "emb.lora_embedding_B": normal(129, 16, seed=5),
     }
+    if request.param:
+        magnitudes = {"x": normal(301, seed=6), "emb": normal(129, seed=7)}
+        tensors |= {f"{n}.lora_magnitude_vector": m for n, m in magnitudes.items()}
     half = {name: tensor.bfloat16() for name, tensor in base.items()}
-    return open_adapter(MemoryCheckpoint(half), write(folder, tensors, r=16))
+    return open_adapter(
+        MemoryCheckpoint(half), write(folder, tensors, r=16, use_dora=request.param)
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -223,7 +328,12 @@ def test_byte_ranges_of_what_is_not_changed(tmp_path: Path) -> None:
         ({"x.weight": (3, 3)}, {"x.lora_B.weight": normal(3, 2)}, {}, "lora_B.weight.*unknown"),
         ({"x.weight": (3, 3)},
          {**pair("x", normal(2, 3), normal(3, 2)), "x.lora_magnitude_vector": normal(3)}, {},
-         "lora_magnitude_vector.* a tensor of DoRA"),
+         '"use_dora" is not true .* has .*lora_magnitude_vector'),
+        ({"x.weight": (3, 3)}, pair("x", normal(2, 3), normal(3, 2)), {"use_dora": True},
+         '"use_dora" is true .* lacks .*lora_magnitude_vector'),
+        ({"x.weight": (3, 4)},
+         {**pair("x", normal(2, 4), normal(3, 2)), "x.lora_magnitude_vector": normal(4)},
+         {"use_dora": True}, r"lora_magnitude_vector' \[4\] .* do not fit 'x\.weight' \[3, 4\]"),
         ({"x.weight": (3, 3)}, {"x.weight": normal(4, 3)}, {}, r"replace.*\[4, 3\], not \[3, 3\]"),
         ({"x.weight": (3, 3), "x.bias": (3,)}, {"x.lora_B.bias": normal(4)}, {}, "do not fit"),
         ({"x.weight": (3, 3)}, {"x.lora_B.bias": normal(3)}, {}, "which base lacks"),

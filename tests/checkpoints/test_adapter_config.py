@@ -49,7 +49,8 @@ def test_names_of_modules_trained_whole(tmp_path: Path) -> None:
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3'; only 'LORA'.*merge_and_unload"),
         ({"peft_type": None}, "peft_type None"),
-        ({"use_dora": True}, "use_dora: DoRA"),
+        ({"use_dora": "yes"}, "use_dora 'yes', not true or false"),
+        ({"use_qalora": True}, "use_qalora: QALoRA"),
         ({"target_parameters": ["experts.w1"]}, "target_parameters"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"trainable_token_indices": [3]}, "trainable_token_indices"),

@@ -1,18 +1,20 @@
 """A base checkpoint with a LoRA adapter in the layout of PEFT, seen as one checkpoint.
 
-    W + s B A,    s = alpha / r,  or alpha / sqrt(r) with rank stabilization
+    LoRA:   V = W + s B A,    s = alpha / r,  or alpha / sqrt(r) with rank stabilization
+    DoRA:   m V / ||V||,      of each output by itself
 
-A is [r, in], B is [out, r] and W is [out, in]. A convolution's weight is seen as the matrix
-[out, in * kernel]; an embedding's change is (B A)^T.
+A is [r, in], B is [out, r], W is [out, in] and m is [out]. A convolution's weight is seen as the
+matrix [out, in * kernel]; an embedding's change is (B A)^T.
 
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685);
 Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA"
-(arXiv:2312.03732).
+(arXiv:2312.03732); Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation"
+(arXiv:2402.09353).
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -37,6 +39,7 @@ _FACTORS = (
     (".lora_embedding_A", ".lora_embedding_B", True),
 )
 _LORA_BIAS = ".lora_B.bias"
+_MAGNITUDE = ".lora_magnitude_vector"
 # Changes are computed in blocks of whole rows with about this many elements, at places that do
 # not depend on what is asked for: a matrix product may round otherwise in another shape.
 _BLOCK = 2**16
@@ -44,12 +47,16 @@ _BLOCK = 2**16
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What is added to one tensor: `scale * B @ A`, transposed if said so; or `scale * bias`."""
+    """What is added to one tensor: `scale * B @ A`, transposed if said so; or `scale * bias`.
+
+    With a magnitude, of DoRA, the sum is then scaled: each row, or each column if transposed.
+    """
 
     scale: float
     a: str
     b: str
     transposed: bool
+    magnitude: str | None = None
 
     def factors(self, adapter: Checkpoint, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return (left, right) in matrix form; the change is `scale * left @ right`."""
@@ -63,7 +70,8 @@ class Adapted(Checkpoint):
     """A base checkpoint with an adapter added when tensors are read; made by `open_adapter`.
 
     Changed tensors are computed in float32 (float64 if the base is), and rounded once to the
-    base's dtype. The bits of an element do not depend on the range that is read.
+    base's dtype. The bits of an element do not depend on the range that is read. The norms of DoRA
+    are those of whole tensors: the first range of a tensor that is read takes reading all of it.
     """
 
     def __init__(self, base: Checkpoint, adapter: Checkpoint, config: AdapterConfig) -> None:
@@ -71,6 +79,7 @@ class Adapted(Checkpoint):
         self._replaced = _replacements(base, adapter, config)
         self._changes = _changes(base, adapter, config)
         _check_untied({**self._replaced, **self._changes}, base, adapter)
+        self._factors: dict[str, Tensor] = {}
         self._specs = dict(base.specs)
         for name, key in self._replaced.items():
             # A head that only the adapter has keeps the adapter's dtype.
@@ -113,52 +122,87 @@ class Adapted(Checkpoint):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         start, stop = self.checked_range(name, start, stop)
         spec = self._specs[name]
-        key = self._replaced.get(name)
-        if key is None:
-            original = self._base.read(name, start, stop)
-        else:
-            original = self._adapter.read(key, start, stop)
+        original = self._original(name, start, stop)
         change = self._changes.get(name)
         if change is None or start == stop:
             return original.to(spec.dtype)
-        double = spec.dtype == torch.float64
-        result = original.to(torch.float64 if double else torch.float32, copy=True)
-        self._add(change, result, start)
+        result = original.to(_dtype_of(spec), copy=True)
+        if change.a == change.b:  # of a bias
+            bias = self._adapter.read(change.b, start, stop)
+            return result.add_(bias.to(result.dtype) * change.scale).to(spec.dtype)
+        factors = None if change.magnitude is None else self._factors_of(name, change)
+        for at, added in self._blocks(change, result.dtype, start, stop):
+            first, last = max(start, at), min(stop, at + added.numel())
+            part = result[first - start : last - start]
+            part.add_(added.reshape(-1)[first - at : last - at])
+            if factors is not None:
+                top = at // added.shape[1]
+                each = factors if change.transposed else factors[top : top + len(added), None]
+                part.mul_(each.expand_as(added).reshape(-1)[first - at : last - at])
         return result.to(spec.dtype)
 
-    def _add(self, change: _Change, result: Tensor, start: int) -> None:
-        """Add the change's elements from `start` on to a flat tensor, in place."""
-        if change.a == change.b:  # of a bias
-            bias = self._adapter.read(change.b, start, start + result.numel())
-            result.add_(bias.to(result.dtype) * change.scale)
-            return
-        left, right = change.factors(self._adapter, result.dtype)
+    def _original(self, name: str, start: int, stop: int) -> Tensor:
+        """Give what a change is added to: the base's tensor, or one that the adapter has whole."""
+        key = self._replaced.get(name)
+        checkpoint, key = (self._base, name) if key is None else (self._adapter, key)
+        return checkpoint.read(key, start, stop)
+
+    def _blocks(
+        self, change: _Change, dtype: torch.dtype, start: int, stop: int
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Give what is added to a range, in blocks of whole rows, each with its first element."""
+        left, right = change.factors(self._adapter, dtype)
         width, rows = right.shape[1], left.shape[0]
         height = max(1, _BLOCK // width)
         for top in range(start // width // height * height, rows, height):
-            begin = top * width
-            if begin >= start + result.numel():
+            if top * width >= stop:
                 break
             block = left[top : top + height].contiguous() @ right  # [height, width]
-            block = block.mul_(change.scale).reshape(-1)
-            first, last = max(start, begin), min(start + result.numel(), begin + block.numel())
-            result[first - start : last - start].add_(block[first - begin : last - begin])
+            yield top * width, block.mul_(change.scale)
+
+    def _factors_of(self, name: str, change: _Change) -> Tensor:
+        """Give m / ||V|| of every output, as DoRA has it; they are kept."""
+        known = self._factors.get(name)
+        if known is not None:
+            return known
+        spec = self._specs[name]
+        squares: list[Tensor] = []
+        for at, added in self._blocks(change, _dtype_of(spec), 0, spec.numel):
+            original = self._original(name, at, at + added.numel())
+            square = added.add_(original.to(added.dtype).view_as(added)).double().square_()
+            squares.append(square.sum(0, keepdim=True) if change.transposed else square.sum(1))
+        total = torch.cat(squares)
+        norms = (total.sum(0) if change.transposed else total).sqrt_()
+        magnitudes = self._adapter[str(change.magnitude)].double().reshape(-1)
+        if bool(((norms == 0) & (magnitudes != 0)).any()):
+            raise CheckpointError(
+                f"an output of {name!r} in {self.source} has no weight but 0, which has no "
+                f"direction, so that it cannot be brought to the magnitude that {change.magnitude} "
+                "says"
+            )
+        factors = torch.where(norms > 0, magnitudes / norms, 0.0).to(_dtype_of(spec))
+        return self._factors.setdefault(name, factors)
+
+
+def _dtype_of(spec: Spec) -> torch.dtype:
+    """Give the dtype that a changed tensor is computed in."""
+    return torch.float64 if spec.dtype == torch.float64 else torch.float32
 
 
 def open_adapter(base: Checkpoint, folder: str | os.PathLike[str]) -> Adapted:
-    """Open a LoRA adapter on its base, as one checkpoint with the names of the base.
+    """Open a LoRA or DoRA adapter on its base, as one checkpoint with the names of the base.
 
     `adapter_config.json` and `adapter_model.safetensors` (or `.bin`), as PEFT writes them: ranks
     and scales by module, rank stabilization, `fan_in_fan_out`, embeddings, convolutions, biases,
-    and modules that were trained whole and replace the base's. Other kinds of adapters, DoRA among
-    them, are refused. Nothing but headers is read, until tensors are.
+    modules that were trained whole and replace the base's, and magnitudes of DoRA. Other kinds of
+    adapters are refused. Nothing but headers is read, until tensors are.
 
     Args:
         base: the model that the adapter was trained on.
         folder: of the adapter.
 
     Raises:
-        CheckpointError: it is no LoRA adapter, or one that this cannot compute; or it does not
+        CheckpointError: it is no such adapter, or one that this cannot compute; or it does not
             fit the base.
 
     >>> import json, tempfile
@@ -225,8 +269,9 @@ def _changes(base: Checkpoint, adapter: Checkpoint, config: AdapterConfig) -> di
             if other not in adapter.specs:
                 raise CheckpointError(f"{adapter.source} has {key!r}, but not its pair {other!r}")
             name = f"{module}.weight"
-            changes[name] = _pair(name, key, other, is_embedding, base, adapter, config)
-            used |= {key, other}
+            pair = _pair(name, key, other, is_embedding, base, adapter, config)
+            changes[name] = _with_magnitude(pair, module, base, adapter, config)
+            used |= {key, other, f"{_PREFIX}{module}{_MAGNITUDE}"}
         if key.endswith(_LORA_BIAS):
             module = key.removeprefix(_PREFIX).removesuffix(_LORA_BIAS)
             name = f"{module}.bias"
@@ -237,10 +282,9 @@ def _changes(base: Checkpoint, adapter: Checkpoint, config: AdapterConfig) -> di
             used.add(key)
     unknown = [key for key in adapter.specs if ".lora_" in key and key not in used]
     if unknown:
-        what = "a tensor of DoRA" if ".lora_magnitude_vector" in unknown[0] else "unknown here"
         raise CheckpointError(
-            f"tensor {unknown[0]!r} in {adapter.source} is {what}; merge the adapter into its base "
-            "by PEFT's merge_and_unload() and pass the result"
+            f"tensor {unknown[0]!r} in {adapter.source} is unknown here; merge the adapter into its "
+            "base by PEFT's merge_and_unload() and pass the result"
         )
     return changes
 
@@ -278,6 +322,28 @@ def _pair(
             hint = '; it fits transposed: is "fan_in_fan_out": true missing in adapter_config.json?'
         raise CheckpointError(_misfit(name, base, adapter, a, b) + hint)
     return _Change(config.scale(module), a, b, transposed)
+
+
+def _with_magnitude(
+    change: _Change, module: str, base: Checkpoint, adapter: Checkpoint, config: AdapterConfig
+) -> _Change:
+    """Add the magnitude of DoRA, if the config says that there is one."""
+    key = f"{_PREFIX}{module}{_MAGNITUDE}"
+    if config.dora != (key in adapter.specs):
+        says, has = ("true", "lacks") if config.dora else ("not true", "has")
+        raise CheckpointError(
+            f'"use_dora" is {says} in {config.path}, but {adapter.source} {has} {key!r}; the two '
+            "files must agree"
+        )
+    if not config.dora:
+        return change
+    name = f"{module}.weight"
+    shape = base.specs[name].shape
+    outputs = shape[-1] if change.transposed else shape[0]
+    # Of a convolution it is [1, out, 1, ...].
+    if [size for size in adapter.specs[key].shape if size != 1] != [outputs][: outputs != 1]:
+        raise CheckpointError(_misfit(name, base, adapter, key))
+    return replace(change, magnitude=key)
 
 
 def _check_target(name: str, base: Checkpoint, adapter: Checkpoint, *keys: str) -> None:

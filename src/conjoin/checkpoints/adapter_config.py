@@ -1,4 +1,4 @@
-"""`adapter_config.json` of a LoRA adapter: what of it decides the weights, and what is refused."""
+"""`adapter_config.json` of a LoRA or DoRA adapter: what of it decides the weights, and what is refused."""
 
 import json
 import math
@@ -16,9 +16,8 @@ __all__ = ["AdapterConfig", "read_adapter_config"]
 _Number = TypeVar("_Number", int, float)
 _NAME = "adapter_config.json"
 _BY_PEFT = "merge it into its base by PEFT's merge_and_unload() and pass the result"
-# What changes the weights in another way than W + s B A. Each is off when absent, null or false.
+# What changes the weights in another way than LoRA and DoRA. Each is off when absent, null or false.
 _REFUSED = {
-    "use_dora": "DoRA",
     "use_qalora": "QALoRA",
     "use_bdlora": "block-diagonal LoRA",
     "target_parameters": "LoRA on parameters that are not of a known module",
@@ -44,6 +43,7 @@ class AdapterConfig:
             expression matches a whole name or what follows one of its dots.
         rank_stabilized: whether the scale is alpha / sqrt(r), not alpha / r.
         fan_in_fan_out: whether weights of the base are stored as [in, out].
+        dora: whether each output's weights are brought to a trained magnitude.
         modules_to_save: last names of modules that were trained whole.
     """
 
@@ -54,6 +54,7 @@ class AdapterConfig:
     alpha_pattern: Mapping[str, float]
     rank_stabilized: bool
     fan_in_fan_out: bool
+    dora: bool
     modules_to_save: tuple[str, ...]
 
     def rank(self, module: str) -> int:
@@ -85,7 +86,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     """Read `adapter_config.json` of a folder.
 
     Raises:
-        CheckpointError: it is missing or damaged, or of another kind than plain LoRA.
+        CheckpointError: it is missing or damaged, or of another kind than LoRA or DoRA.
     """
     path = folder / _NAME
     if not path.is_file():
@@ -117,6 +118,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         alpha_pattern=_pattern(path, parsed, "alpha_pattern"),
         rank_stabilized=_flag(path, parsed, "use_rslora"),
         fan_in_fan_out=_flag(path, parsed, "fan_in_fan_out"),
+        dora=_flag(path, parsed, "use_dora"),
         modules_to_save=tuple(saved),
     )
 
