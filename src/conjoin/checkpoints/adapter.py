@@ -283,8 +283,8 @@ def _changes(base: Checkpoint, adapter: Checkpoint, config: AdapterConfig) -> di
     unknown = [key for key in adapter.specs if ".lora_" in key and key not in used]
     if unknown:
         raise CheckpointError(
-            f"tensor {unknown[0]!r} in {adapter.source} is unknown here; merge the adapter into its "
-            "base by PEFT's merge_and_unload() and pass the result"
+            f"tensor {unknown[0]!r} in {adapter.source} is unknown here; merge the adapter into "
+            "its base by PEFT's merge_and_unload() and pass the result"
         )
     return changes
 

@@ -1,4 +1,4 @@
-"""`adapter_config.json` of a LoRA or DoRA adapter: what of it decides the weights, and what is refused."""
+"""`adapter_config.json` of LoRA and DoRA: what of it decides the weights, what is refused."""
 
 import json
 import math
@@ -16,7 +16,7 @@ __all__ = ["AdapterConfig", "read_adapter_config"]
 _Number = TypeVar("_Number", int, float)
 _NAME = "adapter_config.json"
 _BY_PEFT = "merge it into its base by PEFT's merge_and_unload() and pass the result"
-# What changes the weights in another way than LoRA and DoRA. Each is off when absent, null or false.
+# What changes the weights in other ways than LoRA and DoRA. Each is off if absent, null or false.
 _REFUSED = {
     "use_qalora": "QALoRA",
     "use_bdlora": "block-diagonal LoRA",
