@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from layered_models import layered
 
 from conjoin.checkpoints import HeadersOnly, open_checkpoint
 from conjoin.errors import RecipeError
@@ -80,6 +81,63 @@ def test_lists_with_an_entry_for_each_layer(model, made, tmp_path):
     found = config(tmp_path)
     assert found["layer_types"] == ["full", "sliding", "sliding", "linear"]
     assert found["other"] == kinds
+
+
+TEXT_AND_VISION = """\
+method: passthrough
+dtype: float16
+layers: "text_model.model.layers.*"
+slices:
+  - models: [{model: a, layers: [0, 2]}]
+  - models: [{model: a, layers: [1, 3]}]
+"""
+
+
+@pytest.mark.parametrize("others", [2, 3])
+def test_a_config_within_the_config_says_layers_and_dtype(model, made, plan, tmp_path, others):
+    parts = {"text_model": layered(3, 0), "vision_model": layered(others, 1)}
+    tensors = {f"{part}.{name}": t for part, of in parts.items() for name, t in of.items()}
+    kinds = ["full", "sliding", "linear"]
+    text = {"model_type": "t", "num_hidden_layers": 3, "dtype": "float32", "layer_types": kinds}
+    vision = {"model_type": "v", "num_hidden_layers": others, "dtype": "float32"}
+    quantized = {"dtype": "int8"}
+    model(
+        "a",
+        tensors,
+        config={
+            "torch_dtype": "float32",
+            "text_config": text,
+            "vision_config": vision,
+            "quantization_config": quantized,
+        },
+    )
+    assert not any("number is that of" in note for note in plan(TEXT_AND_VISION).notes)
+    made(TEXT_AND_VISION)
+    assert config(tmp_path) == {
+        "torch_dtype": "float16",
+        "text_config": {
+            "model_type": "t",
+            "num_hidden_layers": 4,
+            "dtype": "float16",
+            "layer_types": ["full", "sliding", "sliding", "linear"],
+        },
+        "vision_config": {**vision, "dtype": "float16"},
+        "quantization_config": quantized,
+    }
+
+
+def test_a_config_that_may_be_of_any_stack_is_left(model, made, plan, tmp_path):
+    parts = {"one": layered(3, 0), "other": layered(3, 1)}
+    model(
+        "a",
+        {f"{part}.{name}": t for part, of in parts.items() for name, t in of.items()},
+        config={name: {"num_hidden_layers": 3} for name in ("one", "other")},
+    )
+    text = TEXT_AND_VISION.replace("text_model", "one")
+    said = "number is that of the layers one.model.layers.*; the result has 4"
+    assert any(said in note for note in plan(text).notes)
+    made(text)
+    assert config(tmp_path) == {name: {"num_hidden_layers": 3} for name in ("one", "other")}
 
 
 def test_keys_are_never_added(model, made, tmp_path):

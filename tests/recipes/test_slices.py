@@ -185,8 +185,35 @@ def test_a_pattern_says_where_the_layers_are(model, merged):
 def test_a_name_that_says_nothing_of_its_place_is_refused(model, plan, merged):
     a = model("a")
     model("a", a | {"logit_scale": torch.ones(1)})
+    model("b")
     with pytest.raises(RecipeError, match=r"'logit_scale' of .* is in no layer"):
-        plan(STACKED.replace("b", "a"))
-    # within one slice it does not matter
-    found = merged("method: passthrough\nslices:\n  - models: [{model: a, layers: [0, 2]}]\n")
-    assert "logit_scale" in found
+        plan(STACKED)
+    # Within one slice it does not matter, and neither where all slices are of one model.
+    for text in (
+        "method: passthrough\nslices:\n  - models: [{model: a, layers: [0, 2]}]\n",
+        STACKED.replace("b", "a"),
+    ):
+        assert torch.equal(merged(text)["logit_scale"], torch.ones(1))
+
+
+def with_tower(tensors, seed):
+    """Put a vision tower, with layers of its own, beside a language model."""
+    tower = layered(2, seed)
+    return {f"language_model.{name}": tensor for name, tensor in tensors.items()} | {
+        f"vision_tower.{name}": tensor for name, tensor in tower.items()
+    }
+
+
+def test_a_tower_beside_the_layers_is_of_the_first_slice_as_a_whole(model, merged, plan):
+    a, b = with_tower(layered(3, 1), 2), with_tower(layered(3, 3), 4)
+    model("a", a), model("b", b)
+    with pytest.raises(RecipeError, match=r'slices need one stack.*layers: "PATTERN\.\*"'):
+        plan(STACKED)
+    found = merged(STACKED + 'layers: "language_model.model.layers.*"\n')
+    tower = [name for name in a if name.startswith("vision_tower.")]
+    assert all(torch.equal(found[name], a[name]) for name in tower)
+    assert sorted(name for name in found if name.startswith("vision_tower.")) == sorted(tower)
+    for name in ("model.norm.weight", "lm_head.weight"):
+        assert torch.equal(found[f"language_model.{name}"], a[f"language_model.{name}"])
+    here, there = (f"language_model.model.layers.{n}.mlp.up.weight" for n in (3, 2))
+    assert torch.equal(found[here], b[there])

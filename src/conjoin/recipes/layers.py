@@ -154,10 +154,14 @@ class Layers:
         stacks: in the order of the first tensor of each.
         members: name of a tensor -> (position in `stacks`, number of the layer), for the tensors
             in layers.
+        beside: how the names of other parts of the model begin, that have stacks of their own: a
+            vision tower beside the layers of a language model that a pattern has selected. All
+            of such a part stands before the layers.
     """
 
     stacks: tuple[Stack, ...]
     members: Mapping[str, tuple[int, int]]
+    beside: tuple[str, ...] = ()
 
     @cached_property
     def _ranks(self) -> tuple[Mapping[int, int], ...]:
@@ -188,6 +192,8 @@ class Layers:
         found = self.of(name)
         if found is not None:
             return found
+        if name.startswith(self.beside):
+            return Outside.BEFORE
         for part in name.lower().split("."):
             for pattern, where in OUTSIDE:
                 if fnmatch.fnmatchcase(part, pattern):
@@ -235,7 +241,30 @@ def find_layers(names: Iterable[str], pattern: str | None = None) -> Layers:
     groups = sorted(found.items(), key=lambda item: min(order[n] for n in item[1]))
     stacks = tuple(Stack(prefix, tuple(sorted(set(of.values())))) for prefix, of in groups)
     members = {name: (i, number) for i, (_, of) in enumerate(groups) for name, number in of.items()}
-    return Layers(stacks, members)
+    beside = () if pattern is None else _beside(found, _found(order))
+    return Layers(stacks, members, beside)
+
+
+def _beside(selected: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
+    """Give the beginning of names of each part that has another stack than those selected.
+
+    >>> _beside(["model.text.layers."], ["model.text.layers.", "model.vision.tower.blocks."])
+    ('model.vision.',)
+    """
+    found = set()
+    for other in others:
+        if any(other.startswith(one) or one.startswith(other) for one in selected):
+            continue
+        parts = other.split(".")
+        common = max(_common(parts, one.split(".")) for one in selected)
+        if common < len(parts) - 1:  # else the stack itself is all that is apart
+            found.add("".join(f"{part}." for part in parts[: common + 1]))
+    return tuple(sorted(found))
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    pairs = zip(one, other, strict=False)
+    return next((at for at, (x, y) in enumerate(pairs) if x != y), min(len(one), len(other)))
 
 
 def _found(names: Iterable[str]) -> dict[str, dict[str, int]]:

@@ -5,8 +5,9 @@ layer (length of all slices before) + k of the result. What stands before the la
 all models of the first slice, what stands after them from all models of the last.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from conjoin.checkpoints import Checkpoint
 from conjoin.errors import ConjoinError, RecipeError
@@ -15,7 +16,7 @@ from conjoin.recipes.opening import Opened
 from conjoin.recipes.problems import Place, Problems
 from conjoin.recipes.recipe import BASE, Part, Recipe
 
-__all__ = ["Slice", "Table", "slices_of"]
+__all__ = ["Ends", "Slice", "Table", "slices_of"]
 
 Table = Mapping[str, str]
 """Name in the result -> name in the model."""
@@ -38,13 +39,23 @@ class Slice:
     places: Mapping[str, InLayer | Outside]
 
 
+class Ends(NamedTuple):
+    """Whether a slice is the first, and the last; and whether all are of the same models."""
+
+    first: bool
+    last: bool
+    same: bool
+
+
 def slices_of(recipe: Recipe, opened: Opened, problems: Problems) -> list[Slice]:
     """Give the parts of a recipe; what cannot be found is added to the problems."""
     if not recipe.stacked:
         return [_whole(recipe, part, opened, problems) for part in recipe.parts]
     found, offset = [], 0
+    # Where all slices are of the same models, it makes no difference which one has a tensor.
+    same = len({tuple(use.source for use in part.uses) for part in recipe.parts}) == 1
     for number, part in enumerate(recipe.parts):
-        ends = number == 0, number == len(recipe.parts) - 1
+        ends = Ends(number == 0, number == len(recipe.parts) - 1, same)
         try:
             one, length = _stacked(recipe, part, opened, offset, ends)
         except ConjoinError as error:
@@ -69,7 +80,7 @@ def _whole(recipe: Recipe, part: Part, opened: Opened, problems: Problems) -> Sl
 
 
 def _stacked(
-    recipe: Recipe, part: Part, opened: Opened, offset: int, ends: tuple[bool, bool]
+    recipe: Recipe, part: Part, opened: Opened, offset: int, ends: Ends
 ) -> tuple[Slice, int]:
     tables, places, length = [], dict[str, InLayer | Outside](), None
     for use in part.uses:
@@ -108,7 +119,7 @@ def _taken(
     wanted: tuple[int, int] | None,
     place: Place,
     offset: int,
-    ends: tuple[bool, bool],
+    ends: Ends,
 ) -> tuple[Table, dict[str, InLayer | Outside], int]:
     """What a slice takes of a model: its names, their places, and how many layers."""
     layers = find_layers(model.specs, recipe.layers)
@@ -144,15 +155,11 @@ def _only_stack(layers: Layers, model: Checkpoint, place: Place) -> Stack:
     )
 
 
-def _belongs(
-    where: Outside, ends: Sequence[bool], name: str, model: Checkpoint, place: Place
-) -> bool:
-    if where is Outside.BEFORE:
-        return ends[0]
+def _belongs(where: Outside, ends: Ends, name: str, model: Checkpoint, place: Place) -> bool:
     if where is Outside.AFTER:
-        return ends[1]
-    if all(ends):
-        return True
+        return ends.last
+    if where is Outside.BEFORE or ends.same or (ends.first and ends.last):
+        return ends.first
     raise RecipeError(
         f"{place}: {name!r} of {model.source} is in no layer, and its name does not say whether it "
         "stands before or after them, so no slice can be said to have it"
