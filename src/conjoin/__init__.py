@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conjoin.coupling import Coupling
     from conjoin.errors import ConjoinError
     from conjoin.evaluation import evaluate
-    from conjoin.fitting import merge_with_data
+    from conjoin.fitting import merge_with_data, route
     from conjoin.merging import merge
     from conjoin.records import Record
     from conjoin.repairing import needs_reestimation, reestimate_batchnorm, repair
@@ -47,6 +47,7 @@ __all__ = [
     "open_checkpoint",
     "reestimate_batchnorm",
     "repair",
+    "route",
     "save",
     "write_report",
 ]
@@ -71,6 +72,7 @@ _HOMES = {
     "open_checkpoint": "conjoin.checkpoints",
     "reestimate_batchnorm": "conjoin.repairing",
     "repair": "conjoin.repairing",
+    "route": "conjoin.fitting",
     "save": "conjoin.checkpoints",
     "write_report": "conjoin.report",
 }

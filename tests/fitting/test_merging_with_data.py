@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections import OrderedDict
 from itertools import cycle, pairwise
 
 import pytest
@@ -228,6 +229,34 @@ def test_private_layers_are_the_tasks_own_and_the_rest_is_shared():
     assert all(p < t for p, t in zip(apart, together, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (0.0, []),
+        (0.0001, ["head"]),  # one at least
+        (0.04, ["head"]),  # 8 of 40 + 160 + 8 = 208 weights; biases do not count
+        (48 / 208, ["first", "head"]),
+        (0.99, ["first", "head"]),
+        (1.0, ["first", "middle", "head"]),
+    ],
+)
+def test_the_smallest_layers_within_a_share_of_the_weights_are_private(share, expected):
+    def net(seed):
+        torch.manual_seed(seed)
+        layers = {"first": nn.Linear(5, 8), "middle": nn.Linear(8, 20), "cut": _FirstEight()}
+        return nn.Sequential(OrderedDict({**layers, "head": nn.Linear(8, 1)})).eval()
+
+    data = [[torch.randn(40, 5)] for _ in range(2)]
+    merged, report = merge_with_data([net(0), net(1)], data, align=None, private=share)
+    assert report.settings["private"] == expected
+    assert isinstance(merged, TaskNetworks) == bool(expected)
+
+
+class _FirstEight(nn.Module):
+    def forward(self, x):
+        return x[:, :8]
+
+
 def test_all_private_are_the_parents():
     nets = [lively(images(seed), seed) for seed in (0, 1)]
     data = [batches(images, 400, seed) for seed in (0, 1)]
@@ -368,6 +397,8 @@ GOOD = [[torch.zeros(10, 5)], [torch.zeros(10, 5)]]
         ({"ridge": -1.0}, "0 or more"),
         ({"rounds": -1}, "0 or more"),
         ({"private": 9}, "at most the number of layers, 3"),
+        ({"private": 1.5}, "between 0 and 1, not 1.5"),
+        ({"private": float("nan")}, "between 0 and 1, not nan"),
         ({"private": ["head*"]}, "'head*' matches no layer; there are 0, 3, 5"),
         ({"names": ["a", "a"]}, "2 different ones"),
         ({"align": "magic"}, "methods are auto"),

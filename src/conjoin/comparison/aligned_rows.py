@@ -8,11 +8,15 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from conjoin.comparison.family import Chosen, Family, Row
-from conjoin.fitting import FitReport, merge_with_data
+from conjoin.fitting import FitReport, merge_with_data, route
 from conjoin.merging import merge
+from conjoin.modules import TaskNetworks
 from conjoin.repairing import has_batchnorm, repair
 
 __all__ = ["ALIGNED_ROWS"]
+
+PRIVATE = 0.05
+"""Share of the weights that each task has of its own, where little is kept apart."""
 
 MOST = 2000
 """Examples of each task that statistics, and fits, are made on; fewer if the settings say so."""
@@ -74,19 +78,42 @@ def _with_private_layers(family: Family) -> Chosen:
     """The same with the last third of the layers kept apart, for each task the one of its own."""
     model = next(iter(family.models().values()))
     layers = sum(isinstance(part, nn.Linear | _ConvNd) for part in model.modules())
-    return _private(family, layers=max(1, layers // 3), batchnorm="keep")
+    third = max(1, layers // 3)
+    merged = _private(family, private=third, batchnorm="keep")
+    return _told(merged, family, {"layers": third})
 
 
-def _with_private_norms(family: Family) -> Chosen:
-    """The same with BatchNorm and the last layer of each task's own."""
-    return _private(family, layers=1, batchnorm="private")
+def _with_private_share(family: Family) -> Chosen:
+    """The same with BatchNorm and the smallest layers of each task's own."""
+    return _told(_small_parts(family), family, {"of the weights": PRIVATE})
 
 
-def _private(family: Family, *, layers: int, batchnorm: Literal["keep", "private"]) -> Chosen:
+def _routed(family: Family) -> Chosen:
+    """The same, each example going through the network of the task that it seems to be of."""
+    merged, report = route(_small_parts(family), family.own_data(MOST))
+    names = {name: task for task, name in family.own.items()}
+    inferred = {names[name]: round(share, 4) for name, share in report.accuracy.items()}
+    return Chosen(merged, {"of the weights": PRIVATE, "tasks inferred": inferred})
+
+
+def _small_parts(family: Family) -> TaskNetworks:
+    model = next(iter(family.models().values()))
+    norms: Literal["keep", "private"] = "private" if has_batchnorm(model) else "keep"
+    return family.once("small parts", lambda: _private(family, private=PRIVATE, batchnorm=norms))
+
+
+def _told(merged: TaskNetworks, family: Family, choice: dict[str, Any]) -> Chosen:
+    networks = {task: merged.for_task(name) for task, name in family.own.items()}
+    return Chosen(networks, {**choice, "shares": _shares(family)})
+
+
+def _private(
+    family: Family, *, private: int | float, batchnorm: Literal["keep", "private"]
+) -> TaskNetworks:
     merged, _ = merge_with_data(
         list(family.models().values()),
         family.own_data(MOST),
-        private=layers,
+        private=private,
         batchnorm=batchnorm,
         names=list(family.networks),
         align=family.alignments("activations"),
@@ -94,11 +121,8 @@ def _private(family: Family, *, layers: int, batchnorm: Literal["keep", "private
         examples=len(family.tasks) * MOST,
         seed=family.seed,
     )
-    networks: dict[str, nn.Module] = {
-        task: merged.for_task(name)  # type: ignore[operator]
-        for task, name in family.own.items()
-    }
-    return Chosen(networks, {"layers": layers, "shares": _shares(family)})
+    assert isinstance(merged, TaskNetworks)
+    return merged
 
 
 def _lacks_data(family: Family) -> str | None:
@@ -112,12 +136,6 @@ def _lacks_tasks(family: Family) -> str | None:
     if len(set(family.own.values())) < len(family.networks):
         return "not every network has a task of its own"
     return _lacks_data(family)
-
-
-def _lacks_norms(family: Family) -> str | None:
-    if not has_batchnorm(next(iter(family.models().values()))):
-        return "the networks have no BatchNorm"
-    return _lacks_tasks(family)
 
 
 ALIGNED_ROWS: Sequence[Row] = (
@@ -160,12 +178,19 @@ ALIGNED_ROWS: Sequence[Row] = (
         version=2,
     ),
     Row(
-        "least squares, BatchNorm and last layer per task",
+        "least squares, small layers per task",
         "merge",
-        "the same with BatchNorm and the last layer of each task's own; all other weights are "
-        "shared",
-        _with_private_norms,
-        _lacks_norms,
-        version=2,
+        "the same with BatchNorm and the smallest layers, 5 % of all weights together, of each "
+        "task's own; all other weights are shared",
+        _with_private_share,
+        _lacks_tasks,
+    ),
+    Row(
+        "least squares, small layers per task, task inferred",
+        "merge",
+        "the same; but nobody says the task: it is inferred from what the first layer gives, by a "
+        "rule from unlabelled training inputs",
+        _routed,
+        _lacks_tasks,
     ),
 )

@@ -2,5 +2,6 @@
 
 from conjoin.fitting.merging_with_data import merge_with_data
 from conjoin.fitting.report import FitReport
+from conjoin.fitting.routing import RouteReport, route
 
-__all__ = ["FitReport", "merge_with_data"]
+__all__ = ["FitReport", "RouteReport", "merge_with_data", "route"]

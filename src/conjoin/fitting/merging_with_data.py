@@ -4,6 +4,7 @@ import fnmatch
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch  # noqa: F401 (of the example)
@@ -40,7 +41,7 @@ def merge_with_data(
     rounds: int = 3,
     non_diagonal: float = 0.9,
     batchnorm: Literal["keep", "fold", "private"] = "keep",
-    private: int | Sequence[str] = 0,
+    private: int | float | Sequence[str] = 0,
     names: Sequence[str] | None = None,
     validation: Sequence[Data] | Mapping[str, Data] | None = None,
     symmetries: Symmetries | Layout | None = None,
@@ -86,8 +87,10 @@ def merge_with_data(
             squares: every task has its own, with a scale and a shift of each channel that are
             fitted to it; all other weights are shared. The result is a `TaskNetworks`.
         private: with least squares, layers that stay apart, one for each model's task, fitted to it
-            alone: so many of the last ones, or patterns of their names. The result is a
-            `TaskNetworks`, which has to be told the task.
+            alone: so many of the last ones, patterns of their names, or the smallest ones that
+            have together at most this share of all weights, such as 0.05 (but one at least): in
+            most networks those near the inputs, the head and norms. The result is a
+            `TaskNetworks`, which has to be told the task; `conjoin.route` makes it infer it.
         names: of the tasks, for `private`; "0", "1", ... by default.
         validation: labelled data of each task, that choices are scored on by accuracy. Without,
             they are scored by how near the outputs are to the models' own on held-out inputs.
@@ -221,8 +224,10 @@ def _shares(weights: Sequence[float], count: int) -> tuple[float, ...]:
     return tuple(round(weight / sum(found), 12) for weight in found)
 
 
-def _private(prepared: Prepared, given: int | Sequence[str]) -> Sequence[Layer]:
+def _private(prepared: Prepared, given: int | float | Sequence[str]) -> Sequence[Layer]:
     layers = prepared.layers
+    if isinstance(given, float):
+        return _smallest(prepared, given)
     if isinstance(given, int):
         if given > len(layers):
             raise InputError(f"private= is at most the number of layers, {len(layers)}")
@@ -236,13 +241,27 @@ def _private(prepared: Prepared, given: int | Sequence[str]) -> Sequence[Layer]:
     return [layer for layer in layers if layer.name in found]
 
 
+def _smallest(prepared: Prepared, share: float) -> Sequence[Layer]:
+    """Give the smallest layers with at most this share of all layers' weights; one at least."""
+    state = prepared.models[0].state_dict()
+    sizes = {layer: state[layer.weight].numel() if layer.weight else 0 for layer in prepared.layers}
+    smallest = sorted(sizes, key=lambda one: sizes[one])
+    room = share * sum(sizes.values())
+    taken = accumulate(sizes[layer] for layer in smallest)
+    count = sum(weights <= room for weights in taken)
+    found = set(smallest[: max(1, count)] if share else ())
+    return [layer for layer in prepared.layers if layer in found]
+
+
 def _check(
-    method: str, ridge: Any, rounds: int, private: int | Sequence[str], batchnorm: str
+    method: str, ridge: Any, rounds: int, private: int | float | Sequence[str], batchnorm: str
 ) -> None:
     if ridge != "auto" and not 0 <= ridge < float("inf"):
         raise InputError(f"ridge= must be 0 or more, or 'auto', not {ridge}")
     if rounds < 0 or (isinstance(private, int) and private < 0):
         raise InputError("rounds= and private= are numbers of rounds and layers, 0 or more")
+    if isinstance(private, float) and not 0 <= private <= 1:
+        raise InputError(f"private= as a share of the weights is between 0 and 1, not {private}")
     if batchnorm not in ("keep", "fold", "private"):
         raise InputError(f"batchnorm= is 'keep', 'fold' or 'private', not {batchnorm!r}")
     if (private or batchnorm == "private") and method != "least_squares":

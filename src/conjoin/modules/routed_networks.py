@@ -1,0 +1,230 @@
+"""A network for each task, and a rule that says for which of them an example is."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.utils import _pytree
+
+from conjoin.errors import InputError
+from conjoin.modules.task_networks import TaskNetworks
+
+__all__ = ["RoutedNetworks", "Rule", "first_layer", "pooled_outputs"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A normal distribution of features for each task; all tasks are equally likely.
+
+    Features are means and standard deviations of what a layer gives, see `pooled_outputs`. They
+    are mapped by ``z = (features - shift) @ basis``.
+
+    Args:
+        layer: name of the module.
+        shift: [features].
+        basis: [features, dimensions].
+        centers: of z, for each task: [tasks, dimensions].
+        factors: A with ``A^T A`` the inverse covariance of z: [tasks, dimensions, dimensions].
+        offsets: logarithm of the determinant of A: [tasks].
+    """
+
+    layer: str
+    shift: Tensor
+    basis: Tensor
+    centers: Tensor
+    factors: Tensor
+    offsets: Tensor
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Give log densities up to a constant, [examples, tasks], of [examples, features]."""
+        z = (features - self.shift) @ self.basis
+        away = z[None] - self.centers[:, None]  # [tasks, examples, dimensions]
+        return (self.offsets[:, None] - (away @ self.factors.mT).square().sum(-1) / 2).T
+
+
+class RoutedNetworks(nn.Module):
+    """One network out of several: each example goes through that of the task it seems to be of.
+
+    The task is inferred from what the first layer gives, or another that is named, so that it costs
+    no more than that layer. `conjoin.route` makes it from data.
+
+    Args:
+        networks: of each task.
+        rule: how a task is inferred; it is kept among the buffers.
+
+    Raises:
+        InputError: the rule is for another number of tasks.
+    """
+
+    shift: Tensor
+    basis: Tensor
+    centers: Tensor
+    factors: Tensor
+    offsets: Tensor
+
+    def __init__(self, networks: TaskNetworks, rule: Rule) -> None:
+        super().__init__()
+        self.tasks = tuple(networks.networks)
+        if len(self.tasks) != len(rule.centers):
+            raise InputError(f"a rule for {len(rule.centers)} tasks, not for {len(self.tasks)}")
+        self.networks = networks
+        self.layer = rule.layer
+        for name in ("shift", "basis", "centers", "factors", "offsets"):
+            self.register_buffer(name, getattr(rule, name))
+
+    @property
+    def rule(self) -> Rule:
+        """How a task is inferred."""
+        return Rule(self.layer, self.shift, self.basis, self.centers, self.factors, self.offsets)
+
+    def tasks_of(self, *inputs: Any, **named: Any) -> Tensor:
+        """Give the number of each example's task, in the order of `tasks`: int64 [examples]."""
+        network = self.networks.for_task(self.tasks[0])
+        features = pooled_outputs(network, self.layer, *inputs, **named)
+        return self.rule.scores(features.to(self.shift.dtype)).argmax(1)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Give the outputs of all examples, in their order.
+
+        Every tensor in inputs and outputs whose first dimension is the number of examples is taken
+        apart and put together again. Outputs of all tasks need the same structure and shapes.
+        """
+        tasks = self.tasks_of(*inputs, **named)
+        present = tasks.unique().tolist()
+        if len(present) <= 1:
+            task = self.tasks[present[0] if present else 0]
+            return self.networks(*inputs, task=task, **named)
+        count = len(tasks)
+        found, order = {}, []
+        for number in present:
+            here = (tasks == number).nonzero()[:, 0]
+            order.append(here)
+
+            def part(leaf: Any, here: Tensor = here) -> Any:
+                is_batch = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == count
+                return leaf[here.to(leaf.device)] if is_batch else leaf
+
+            taken, keywords = _pytree.tree_map(part, (inputs, named))
+            found[self.tasks[number]] = self.networks(*taken, task=self.tasks[number], **keywords)
+        return _joined(found, torch.cat(order).argsort())
+
+
+def pooled_outputs(network: nn.Module, layer: str, *inputs: Any, **named: Any) -> Tensor:
+    """Give means and standard deviations of a layer's channels: float32 [examples, features].
+
+    They are taken over all places of an example; where there is one place, there are no deviations.
+    Channels are axis 1 of a convolution, and the last axis of all else.
+
+    Args:
+        network: run in eval mode, and no further than to the layer.
+        layer: name of a module in it.
+        inputs: of the network.
+        named: the same, by name.
+
+    Raises:
+        InputError: there is no such module, it is not reached, or it gives no tensor of examples.
+    """
+    modules = dict(network.named_modules())
+    if layer not in modules:
+        raise InputError(f"the network has no module {layer!r}; it has {', '.join(modules)[:500]}")
+    found = _run_to({layer: modules[layer]}, network, inputs, named)
+    if found is None:
+        raise InputError(f"the network does not run its module {layer!r}")
+    value = found[1]
+    if not isinstance(value, Tensor) or value.dim() < 2:
+        raise InputError(f"{layer!r} gives no tensor [examples, ..., channels]: {type(value)}")
+    axis = 1 if isinstance(modules[layer], _ConvNd) else -1
+    if value.dim() == 2:
+        return value.float()
+    rows = value.movedim(axis, -1).flatten(1, -2).float()
+    mean = rows.mean(1, keepdim=True)
+    return torch.cat([mean[:, 0], (rows - mean).square().mean(1).sqrt()], 1)
+
+
+def first_layer(network: nn.Module, *inputs: Any, **named: Any) -> str:
+    """Give the name of the first module that runs and has a weight of two dimensions or more.
+
+    Raises:
+        InputError: there is none.
+    """
+    weighty = {
+        name: module
+        for name, module in network.named_modules()
+        if any(p.dim() >= 2 for p in module.parameters(recurse=False))
+    }
+    found = _run_to(weighty, network, inputs, named)
+    if found is None:
+        raise InputError("the network runs no module that has a weight; name a module by layer=")
+    return found[0]
+
+
+class _ReachedError(Exception):
+    """A module has been reached; no more of the network is to run."""
+
+    def __init__(self, name: str, output: Any) -> None:
+        super().__init__()
+        self.found = name, output
+
+
+def _run_to(
+    modules: Mapping[str, nn.Module], network: nn.Module, inputs: Any, named: Any
+) -> tuple[str, Any] | None:
+    """Run a network in eval mode until one of the modules has, and give its name and output."""
+
+    def stop_at(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def stop(_: nn.Module, __: Any, output: Any) -> None:
+            raise _ReachedError(name, output)
+
+        return stop
+
+    hooks = [module.register_forward_hook(stop_at(name)) for name, module in modules.items()]
+    try:
+        with torch.no_grad(), _evaluating(network):
+            network(*inputs, **named)
+    except _ReachedError as reached:
+        return reached.found
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return None
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode, and each part back into its own."""
+    trained = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
+def _joined(found: Mapping[str, Any], order: Tensor) -> Any:
+    """Put the outputs of all tasks together; the examples are in this order in them."""
+    flat = {task: _pytree.tree_flatten(output) for task, output in found.items()}
+    first = next(iter(flat.values()))[1]
+    if any(spec != first for _, spec in flat.values()):
+        raise InputError(f"the networks of {', '.join(found)} give outputs of different structures")
+    columns = zip(*(leaves for leaves, _ in flat.values()), strict=True)
+    return _pytree.tree_unflatten([_column(c, list(found), order) for c in columns], first)
+
+
+def _column(leaves: Sequence[Any], tasks: Sequence[str], order: Tensor) -> Any:
+    if not any(isinstance(leaf, Tensor) for leaf in leaves):
+        return leaves[0]
+    shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else () for leaf in leaves]
+    whole = sum(shape[0] for shape in shapes if shape) == len(order)
+    if not whole or len({shape[1:] for shape in shapes}) != 1:
+        raise InputError(
+            "outputs of one batch need one shape for all tasks: "
+            + ", ".join(f"{task} gives {list(s)}" for task, s in zip(tasks, shapes, strict=True))
+            + "; ask for each task by tasks_of(...) and networks.for_task(...)"
+        )
+    joined = torch.cat(list(leaves))
+    return joined[order.to(joined.device)]
