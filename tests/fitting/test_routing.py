@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -216,9 +217,10 @@ def test_two_merged_tasks_need_not_be_told():
         ({"data": data()[:1]}, InputError, "a data set for each of dark, grey, bright, not one"),
         ({"data": [*data()[:2], [images(0, 4)]]}, DataError, "'bright' has 4 examples"),
         ({"data": [*data()[:2], [images(np.nan, 9)]]}, NonFiniteError, "on data of 'bright'"),
+        ({"data": dict(zip("abc", data(), strict=True))}, InputError, "data= is for a, b, c"),
         ({"layer": "9"}, InputError, "no module '9'; it has"),
         ({"networks": {}}, InputError, "at least one"),
-        ({"networks": {t: nn.Flatten() for t in TASKS}}, InputError, "no module that has a weight"),
+        ({"networks": {t: nn.Flatten() for t in TASKS}}, InputError, "no layer that has a weight"),
     ],
 )
 def test_what_cannot_be(settings, error, message):
@@ -226,9 +228,109 @@ def test_what_cannot_be(settings, error, message):
         route(**{"networks": networks(), "data": data(), **settings})
 
 
+def test_data_by_name_are_taken_by_name():
+    parts = dict(zip(TASKS, data(), strict=True))
+    turned = {task: parts[task] for task in reversed(TASKS)}
+    one, _ = route(networks(), turned)
+    assert one.tasks_of(torch.cat([images(level, 1, 9) for level in LEVELS])).tolist() == [0, 1, 2]
+
+
+@dataclass
+class Kept:
+    logits: torch.Tensor
+
+
+class Around(nn.Module):
+    """Gives what a function makes of the input and the output of a layer."""
+
+    def __init__(self, make, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer, self.make, self.seed = nn.Linear(3, 2), make, seed
+
+    def forward(self, x, extra=None):
+        y = self.layer(x if isinstance(x, torch.Tensor) else x.logits)
+        return self.make(y, self.seed)
+
+
+def two(make):
+    parts = [[torch.randn(40, 3) + shift] for shift in (-5, 5)]
+    one, _ = route({name: Around(make, seed) for seed, name in enumerate("ab")}, parts)
+    return one, torch.cat([parts[0][0][:3], parts[1][0][:1]])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda y, _: Kept(y), "an output is a Kept, which cannot be taken apart"),
+        (lambda y, seed: (y, seed), "not the same for all tasks: (0, 1)"),
+        # The lengths of both parts add up to the number of examples.
+        (lambda y, _: torch.stack([y, -y]), "a gives [2, 3, 2] for 3"),
+        (lambda y, _: y.T, "a gives [2, 3] for 3"),
+        (lambda y, _: y.sum(), "a gives [] for 3"),
+        (lambda y, seed: (y, y) if seed else y, "different structures"),
+    ],
+)
+def test_outputs_that_cannot_be_put_together(make, message):
+    one, mixed = two(make)
+    assert one.tasks_of(mixed).tolist() == [0, 0, 0, 1]
+    with pytest.raises(InputError, match=re.escape(message)):
+        one(mixed)
+
+
+def test_inputs_that_cannot_be_taken_apart():
+    one, mixed = two(lambda y, _: y)
+    with pytest.raises(InputError, match="an input is a Kept"):
+        one(mixed, extra=Kept(mixed))
+    assert one(mixed, extra=None).shape == (4, 2)
+    assert one(mixed, extra=3).shape == (4, 2)
+
+
+class Positions(nn.Module):
+    """Looks positions up before it looks at the input, and has a weight that is computed."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.places = nn.Embedding(6, 4)
+        self.recurrent = nn.LSTM(4, 4, batch_first=True)
+        self.layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
+
+    def forward(self, x):
+        given = self.recurrent(x + self.places(torch.arange(x.shape[1])))[0]
+        return self.layer(given).mean(1)
+
+
+def test_the_first_layer_is_one_that_sees_the_examples():
+    parts = [[torch.randn(40, 6, 4) + shift] for shift in (-1, 1)]
+    one, report = route({name: Positions(seed) for seed, name in enumerate("ab")}, parts)
+    assert report.layer == "layer"
+    assert min(report.accuracy.values()) > 0.9
+    for layer, shape in (("places", "[6, 4]"), ("recurrent", "tuple")):
+        message = re.escape(f"{layer!r} gives {shape} for 40 examples")
+        with pytest.raises(InputError, match=message):
+            route(one.networks, parts, layer=layer)
+
+
+@pytest.mark.parametrize(("layer", "channels"), [("0", 6), ("1", 6), ("2", 6), ("3", 96)])
+def test_channels_of_images(layer, channels):
+    net, x = network(), images(0, 5)
+    found = pooled_outputs(net, layer, x)
+    assert found.shape == (5, 2 * channels if layer != "3" else 96)
+    value = net[: int(layer) + 1](x).detach()
+    expected = (
+        value
+        if layer == "3"
+        else torch.cat([value.mean((2, 3)), value.std((2, 3), correction=0)], 1)
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_heads_of_different_sizes_are_told():
     nets = TaskNetworks({"two": network(0, outputs=2), "three": network(1, outputs=3)})
     one, _ = route(nets, [[images(-4, 40)], [images(4, 40)]])
     assert one(images(-4, 3)).shape == (3, 2)
-    with pytest.raises(InputError, match=r"two gives \[1, 2\], three gives \[2, 3\].*tasks_of"):
+    with pytest.raises(
+        InputError, match=r"two gives \[1, 2\] for 1, three gives \[2, 3\].*tasks_of"
+    ):
         one(torch.cat([images(-4, 1), images(4, 2)]))

@@ -166,13 +166,16 @@ class Adapted(Checkpoint):
         if known is not None:
             return known
         spec = self._specs[name]
-        squares: list[Tensor] = []
+        parts: list[Tensor] = []
+        total = torch.zeros(())
         for at, added in self._blocks(change, _dtype_of(spec), 0, spec.numel):
             original = self._original(name, at, at + added.numel())
             square = added.add_(original.to(added.dtype).view_as(added)).double().square_()
-            squares.append(square.sum(0, keepdim=True) if change.transposed else square.sum(1))
-        total = torch.cat(squares)
-        norms = (total.sum(0) if change.transposed else total).sqrt_()
+            if change.transposed:
+                total = total + square.sum(0)
+            else:
+                parts.append(square.sum(1))
+        norms = (total if change.transposed else torch.cat(parts)).sqrt()
         magnitudes = self._adapter[str(change.magnitude)].double().reshape(-1)
         if bool(((norms == 0) & (magnitudes != 0)).any()):
             raise CheckpointError(

@@ -16,7 +16,7 @@ from conjoin.repairing import has_batchnorm, repair
 __all__ = ["ALIGNED_ROWS"]
 
 PRIVATE = 0.05
-"""Share of the weights that each task has of its own, where little is kept apart."""
+"""Share of the weights that each task has of its own at most, in its smallest layers."""
 
 MOST = 2000
 """Examples of each task that statistics, and fits, are made on; fewer if the settings say so."""
@@ -78,51 +78,59 @@ def _with_private_layers(family: Family) -> Chosen:
     """The same with the last third of the layers kept apart, for each task the one of its own."""
     model = next(iter(family.models().values()))
     layers = sum(isinstance(part, nn.Linear | _ConvNd) for part in model.modules())
-    third = max(1, layers // 3)
-    merged = _private(family, private=third, batchnorm="keep")
-    return _told(merged, family, {"layers": third})
+    merged, third = _private(family, private=max(1, layers // 3), batchnorm="keep")
+    return _told(merged, family, third)
 
 
-def _with_private_share(family: Family) -> Chosen:
+def _with_small_layers(family: Family) -> Chosen:
     """The same with BatchNorm and the smallest layers of each task's own."""
-    return _told(_small_parts(family), family, {"of the weights": PRIVATE})
+    merged, layers = _small_layers(family)
+    return _told(merged, family, layers)
 
 
 def _routed(family: Family) -> Chosen:
     """The same, each example going through the network of the task that it seems to be of."""
-    merged, report = route(_small_parts(family), family.own_data(MOST))
-    names = {name: task for task, name in family.own.items()}
-    inferred = {names[name]: round(share, 4) for name, share in report.accuracy.items()}
-    return Chosen(merged, {"of the weights": PRIVATE, "tasks inferred": inferred})
+    merged, layers = _small_layers(family)
+    routed, report = route(merged, family.own_data(MOST), examples=len(family.tasks) * MOST)
+    inferred = zip(family.networks, report.accuracy.values(), strict=True)
+    return Chosen(
+        routed,
+        {"layers": layers, "inferred rightly": {name: round(share, 4) for name, share in inferred}},
+    )
 
 
-def _small_parts(family: Family) -> TaskNetworks:
+def _small_layers(family: Family) -> tuple[TaskNetworks, int]:
     model = next(iter(family.models().values()))
     norms: Literal["keep", "private"] = "private" if has_batchnorm(model) else "keep"
-    return family.once("small parts", lambda: _private(family, private=PRIVATE, batchnorm=norms))
+    return family.once("small layers", lambda: _private(family, private=PRIVATE, batchnorm=norms))
 
 
-def _told(merged: TaskNetworks, family: Family, choice: dict[str, Any]) -> Chosen:
-    networks = {task: merged.for_task(name) for task, name in family.own.items()}
-    return Chosen(networks, {**choice, "shares": _shares(family)})
+def _told(merged: TaskNetworks, family: Family, layers: int) -> Chosen:
+    numbers = {name: str(number) for number, name in enumerate(family.networks)}
+    networks = {task: merged.for_task(numbers[name]) for task, name in family.own.items()}
+    return Chosen(networks, {"layers": layers, "shares": _shares(family)})
 
 
 def _private(
     family: Family, *, private: int | float, batchnorm: Literal["keep", "private"]
-) -> TaskNetworks:
-    merged, _ = merge_with_data(
+) -> tuple[TaskNetworks, int]:
+    """Merge with private layers; the tasks' names are numbers, since those of networks may be any.
+
+    Returns:
+        The networks, and how many layers of theirs are private.
+    """
+    merged, report = merge_with_data(
         list(family.models().values()),
         family.own_data(MOST),
         private=private,
         batchnorm=batchnorm,
-        names=list(family.networks),
         align=family.alignments("activations"),
         weights=_shares(family),
         examples=len(family.tasks) * MOST,
         seed=family.seed,
     )
     assert isinstance(merged, TaskNetworks)
-    return merged
+    return merged, len(report.settings["private"])
 
 
 def _lacks_data(family: Family) -> str | None:
@@ -180,9 +188,9 @@ ALIGNED_ROWS: Sequence[Row] = (
     Row(
         "least squares, small layers per task",
         "merge",
-        "the same with BatchNorm and the smallest layers, 5 % of all weights together, of each "
-        "task's own; all other weights are shared",
-        _with_private_share,
+        "the same with BatchNorm and the smallest layers, up to 5 % of all weights, of each task's "
+        "own; all other weights are shared",
+        _with_small_layers,
         _lacks_tasks,
     ),
     Row(

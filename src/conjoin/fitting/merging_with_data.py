@@ -88,9 +88,9 @@ def merge_with_data(
             fitted to it; all other weights are shared. The result is a `TaskNetworks`.
         private: with least squares, layers that stay apart, one for each model's task, fitted to it
             alone: so many of the last ones, patterns of their names, or the smallest ones that
-            have together at most this share of all weights, such as 0.05 (but one at least): in
-            most networks those near the inputs, the head and norms. The result is a
-            `TaskNetworks`, which has to be told the task; `conjoin.route` makes it infer it.
+            have together at most this share of the weights of all layers, such as 0.05 (but one
+            layer at least): in most networks those near the inputs, the head and norms. The result
+            is a `TaskNetworks`, which has to be told the task; `conjoin.route` makes it infer it.
         names: of the tasks, for `private`; "0", "1", ... by default.
         validation: labelled data of each task, that choices are scored on by accuracy. Without,
             they are scored by how near the outputs are to the models' own on held-out inputs.

@@ -73,17 +73,18 @@ def route(
 
     Args:
         networks: of each task; not changed, and part of the result.
-        data: a loader for each task, in the same order: batches of inputs, or of
+        data: a loader for each task, by name or in the same order: batches of inputs, or of
             ``(inputs, labels)``. Labels are not looked at.
         layer: name of the module, in the network of the first task, that examples are told apart
-            by; by default the first one that runs and has a weight of two dimensions or more.
+            by; by default the first one that runs, has a weight of two dimensions or more, and
+            gives a tensor [examples, ...].
         examples: of each task, at most.
 
     Returns:
         A module that is called as the networks are, and what was found.
 
     Raises:
-        InputError: not as many data sets as tasks, or no such layer.
+        InputError: not the data sets of the tasks, or no such layer.
         DataError: a data set has fewer than five examples.
         NonFiniteError: the layer gives NaN or infinite values.
 
@@ -101,6 +102,10 @@ def route(
     if not isinstance(networks, TaskNetworks):
         networks = TaskNetworks(networks)
     tasks = list(networks.networks)
+    if isinstance(data, Mapping):
+        if set(data) != set(tasks):
+            raise InputError(f"data= is for {', '.join(data)}, the networks for {', '.join(tasks)}")
+        data = [data[task] for task in tasks]
     sets = read(data, len(tasks), examples, 250)
     if len(sets) != len(tasks):
         raise InputError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree
 
@@ -90,34 +91,41 @@ class RoutedNetworks(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Give the outputs of all examples, in their order.
 
-        Every tensor in inputs and outputs whose first dimension is the number of examples is taken
-        apart and put together again. Outputs of all tasks need the same structure and shapes.
+        Every tensor in the inputs whose first dimension is the number of examples is taken apart;
+        all tensors in the outputs are put together along their first dimension. Outputs of all
+        tasks need the same structure and shapes: tensors in tuples, lists, mappings, and outputs of
+        transformers.
+
+        Raises:
+            InputError: inputs or outputs cannot be taken apart or put together so.
         """
         tasks = self.tasks_of(*inputs, **named)
         present = tasks.unique().tolist()
         if len(present) <= 1:
             task = self.tasks[present[0] if present else 0]
-            return self.networks(*inputs, task=task, **named)
-        count = len(tasks)
-        found, order = {}, []
+            return self.networks.for_task(task)(*inputs, **named)
+        found = {}
         for number in present:
             here = (tasks == number).nonzero()[:, 0]
-            order.append(here)
 
             def part(leaf: Any, here: Tensor = here) -> Any:
-                is_batch = isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == count
+                if not isinstance(leaf, Tensor):
+                    return _plain(leaf, "an input")
+                is_batch = leaf.dim() and len(leaf) == len(tasks)
                 return leaf[here.to(leaf.device)] if is_batch else leaf
 
             taken, keywords = _pytree.tree_map(part, (inputs, named))
-            found[self.tasks[number]] = self.networks(*taken, task=self.tasks[number], **keywords)
-        return _joined(found, torch.cat(order).argsort())
+            output = self.networks.for_task(self.tasks[number])(*taken, **keywords)
+            found[self.tasks[number]] = here, output
+        return _joined(found)
 
 
-def pooled_outputs(network: nn.Module, layer: str, *inputs: Any, **named: Any) -> Tensor:
+def pooled_outputs(network: nn.Module, layer: str, /, *inputs: Any, **named: Any) -> Tensor:
     """Give means and standard deviations of a layer's channels: float32 [examples, features].
 
     They are taken over all places of an example; where there is one place, there are no deviations.
-    Channels are axis 1 of a convolution, and the last axis of all else.
+    Channels are axis 1 of what a convolution gives, or a normalization of its channels, and of
+    images [examples, channels, height, width] in general; else they are the last axis.
 
     Args:
         network: run in eval mode, and no further than to the layer.
@@ -131,22 +139,29 @@ def pooled_outputs(network: nn.Module, layer: str, *inputs: Any, **named: Any) -
     modules = dict(network.named_modules())
     if layer not in modules:
         raise InputError(f"the network has no module {layer!r}; it has {', '.join(modules)[:500]}")
-    found = _run_to({layer: modules[layer]}, network, inputs, named)
+    found = _run_to({layer: modules[layer]}, network, inputs, named, lambda _: True)
     if found is None:
         raise InputError(f"the network does not run its module {layer!r}")
     value = found[1]
-    if not isinstance(value, Tensor) or value.dim() < 2:
-        raise InputError(f"{layer!r} gives no tensor [examples, ..., channels]: {type(value)}")
-    axis = 1 if isinstance(modules[layer], _ConvNd) else -1
+    count = _count(inputs, named)
+    if not isinstance(value, Tensor) or not _is_of_examples(value, count):
+        given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(
+            f"{layer!r} gives {given} for {count} examples, and not a tensor [examples, ..., "
+            "channels]; name another module by layer="
+        )
     if value.dim() == 2:
         return value.float()
-    rows = value.movedim(axis, -1).flatten(1, -2).float()
+    rows = value.movedim(_channels(modules[layer], value), -1).flatten(1, -2).float()
     mean = rows.mean(1, keepdim=True)
     return torch.cat([mean[:, 0], (rows - mean).square().mean(1).sqrt()], 1)
 
 
-def first_layer(network: nn.Module, *inputs: Any, **named: Any) -> str:
-    """Give the name of the first module that runs and has a weight of two dimensions or more.
+def first_layer(network: nn.Module, /, *inputs: Any, **named: Any) -> str:
+    """Give the name of the first layer that `pooled_outputs` can look at.
+
+    That is the first module that runs, has a weight of two dimensions or more, and gives a tensor
+    of as many rows as there are examples.
 
     Raises:
         InputError: there is none.
@@ -154,12 +169,38 @@ def first_layer(network: nn.Module, *inputs: Any, **named: Any) -> str:
     weighty = {
         name: module
         for name, module in network.named_modules()
-        if any(p.dim() >= 2 for p in module.parameters(recurse=False))
+        # A weight that is computed from others is in a module of its own, below the layer's.
+        if "parametrizations" not in name.split(".")
+        and (
+            any(p.dim() >= 2 for p in module.parameters(recurse=False))
+            or "parametrizations" in module._modules
+        )
     }
-    found = _run_to(weighty, network, inputs, named)
+    count = _count(inputs, named)
+    found = _run_to(weighty, network, inputs, named, lambda value: _is_of_examples(value, count))
     if found is None:
-        raise InputError("the network runs no module that has a weight; name a module by layer=")
+        raise InputError(
+            "the network runs no layer that has a weight and gives a tensor [examples, ..., "
+            "channels]; name a module by layer="
+        )
     return found[0]
+
+
+def _count(inputs: Any, named: Any) -> int:
+    """Count the examples of a batch."""
+    leaves = _pytree.tree_leaves((inputs, named))
+    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), -1)
+
+
+def _is_of_examples(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.dim() >= 2 and len(value) == count
+
+
+def _channels(module: nn.Module, value: Tensor) -> int:
+    if isinstance(module, nn.Linear | nn.LayerNorm | nn.Embedding):
+        return -1
+    of_channels = (_ConvNd, _NormBase, nn.GroupNorm)
+    return 1 if isinstance(module, of_channels) or value.dim() >= 4 else -1
 
 
 class _ReachedError(Exception):
@@ -171,13 +212,22 @@ class _ReachedError(Exception):
 
 
 def _run_to(
-    modules: Mapping[str, nn.Module], network: nn.Module, inputs: Any, named: Any
+    modules: Mapping[str, nn.Module],
+    network: nn.Module,
+    inputs: Any,
+    named: Any,
+    wanted: Callable[[Any], bool],
 ) -> tuple[str, Any] | None:
-    """Run a network in eval mode until one of the modules has, and give its name and output."""
+    """Run a network in eval mode until one of the modules gives what is wanted.
+
+    Returns:
+        The name of the module and its output; None if there was none.
+    """
 
     def stop_at(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def stop(_: nn.Module, __: Any, output: Any) -> None:
-            raise _ReachedError(name, output)
+            if wanted(output):
+                raise _ReachedError(name, output)
 
         return stop
 
@@ -197,33 +247,58 @@ def _run_to(
 def _evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network into eval mode, and each part back into its own."""
     trained = [module for module in network.modules() if module.training]
+    whole = len(trained) == sum(1 for _ in network.modules())
     network.eval()
     try:
         yield
     finally:
-        for module in trained:
-            module.training = True
+        if whole:
+            network.train()  # some modules do more in it than to note the mode
+        else:
+            for module in trained:
+                module.training = True
 
 
-def _joined(found: Mapping[str, Any], order: Tensor) -> Any:
-    """Put the outputs of all tasks together; the examples are in this order in them."""
-    flat = {task: _pytree.tree_flatten(output) for task, output in found.items()}
+def _plain(leaf: Any, what: str) -> Any:
+    """Give what is the same for all examples; raise an InputError if there may be tensors in it."""
+    if leaf is None or isinstance(leaf, bool | int | float | str | torch.dtype | torch.device):
+        return leaf
+    raise InputError(
+        f"{what} is a {type(leaf).__name__}, which cannot be taken apart by examples; ask for each "
+        "task by tasks_of(...) and networks.for_task(...)"
+    )
+
+
+def _joined(found: Mapping[str, tuple[Tensor, Any]]) -> Any:
+    """Put outputs together.
+
+    Args:
+        found: task -> which examples its network was run on, and what it gave.
+    """
+    flat = {task: _pytree.tree_flatten(output) for task, (_, output) in found.items()}
     first = next(iter(flat.values()))[1]
     if any(spec != first for _, spec in flat.values()):
         raise InputError(f"the networks of {', '.join(found)} give outputs of different structures")
+    counts = {task: len(here) for task, (here, _) in found.items()}
+    order = torch.cat([here for here, _ in found.values()]).argsort()
     columns = zip(*(leaves for leaves, _ in flat.values()), strict=True)
-    return _pytree.tree_unflatten([_column(c, list(found), order) for c in columns], first)
+    return _pytree.tree_unflatten([_column(one, counts, order) for one in columns], first)
 
 
-def _column(leaves: Sequence[Any], tasks: Sequence[str], order: Tensor) -> Any:
+def _column(leaves: Sequence[Any], counts: Mapping[str, int], order: Tensor) -> Any:
+    """Put one tensor of all outputs together; what is no tensor has to be the same in all."""
     if not any(isinstance(leaf, Tensor) for leaf in leaves):
+        same = all(_plain(leaf, "an output") == leaves[0] for leaf in leaves)
+        if not same:
+            raise InputError(f"an output of one batch is not the same for all tasks: {leaves}")
         return leaves[0]
     shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else () for leaf in leaves]
-    whole = sum(shape[0] for shape in shapes if shape) == len(order)
+    whole = all(s[:1] == (count,) for s, count in zip(shapes, counts.values(), strict=True))
     if not whole or len({shape[1:] for shape in shapes}) != 1:
+        told = zip(counts.items(), shapes, strict=True)
         raise InputError(
-            "outputs of one batch need one shape for all tasks: "
-            + ", ".join(f"{task} gives {list(s)}" for task, s in zip(tasks, shapes, strict=True))
+            "outputs of one batch need one shape [examples, ...] for all tasks: "
+            + ", ".join(f"{task} gives {list(s)} for {count}" for (task, count), s in told)
             + "; ask for each task by tasks_of(...) and networks.for_task(...)"
         )
     joined = torch.cat(list(leaves))
