@@ -126,6 +126,72 @@ def test_a_config_within_the_config_says_layers_and_dtype(model, made, plan, tmp
     }
 
 
+@pytest.mark.parametrize(
+    ("parts", "stacked", "before", "after"),
+    [
+        # T5: `num_layers` is the encoder's.
+        (
+            {"encoder": 3, "decoder": 3},
+            "decoder",
+            {"num_layers": 3, "num_decoder_layers": 3},
+            {"num_layers": 3, "num_decoder_layers": 4},
+        ),
+        (
+            {"encoder": 3, "decoder": 3},
+            "encoder",
+            {"num_layers": 3, "num_decoder_layers": 3},
+            {"num_layers": 4, "num_decoder_layers": 3},
+        ),
+        # BART has the encoder's number twice.
+        (
+            {"encoder": 3, "decoder": 3},
+            "encoder",
+            {"encoder_layers": 3, "num_hidden_layers": 3, "decoder_layers": 3},
+            {"encoder_layers": 4, "num_hidden_layers": 4, "decoder_layers": 3},
+        ),
+        # BERT and OPT are an encoder and a decoder alone.
+        ({"encoder": 3}, "encoder", {"num_hidden_layers": 3}, {"num_hidden_layers": 4}),
+        ({"decoder": 3}, "decoder", {"num_hidden_layers": 3}, {"num_hidden_layers": 4}),
+        # The layers that are stacked are the tower's.
+        (
+            {"language": 5, "visual": 3},
+            "visual",
+            {"num_hidden_layers": 5, "vision_config": {"depth": 3}},
+            {"num_hidden_layers": 5, "vision_config": {"depth": 4}},
+        ),
+        (
+            {"language": 3, "visual": 3},
+            "visual",
+            {"text_config": {"num_hidden_layers": 3}, "vision_config": {"blocks": 3}},
+            None,
+        ),
+        # Two levels down; what is no config is left, and so is a number that is not the model's.
+        (
+            {"language": 3, "audio": 3},
+            "language",
+            {"a_config": {"text_config": {"n_layer": 3}, "audio_config": {"n_layer": 3}}},
+            {"a_config": {"text_config": {"n_layer": 4}, "audio_config": {"n_layer": 3}}},
+        ),
+        ({"language": 3}, "language", {"adapter": {"num_layers": 3}}, None),
+        ({"language": 3}, "language", {"num_layers": 9}, None),
+    ],
+)
+def test_the_number_of_layers_is_that_of_the_stack(
+    model, made, plan, tmp_path, parts, stacked, before, after
+):
+    tensors = {
+        f"{part}.{name}": tensor
+        for seed, (part, layers) in enumerate(parts.items())
+        for name, tensor in layered(layers, seed).items()
+    }
+    model("a", tensors, config=before)
+    text = TEXT_AND_VISION.replace("text_model", stacked).replace("dtype: float16\n", "")
+    said = any("does not say clearly" in note for note in plan(text).notes)
+    assert said == (after is None)
+    made(text)
+    assert config(tmp_path) == (after or before)
+
+
 def test_a_config_that_may_be_of_any_stack_is_left(model, made, plan, tmp_path):
     parts = {"one": layered(3, 0), "other": layered(3, 1)}
     model(

@@ -186,3 +186,24 @@ def test_a_pattern_makes_a_sequential_a_stack():
 def test_a_wrong_pattern(pattern: str, message: str):
     with pytest.raises(InputError, match=message):
         find_layers(stack("model.layers.", [0, 1]), pattern)
+
+
+def test_a_part_with_layers_that_is_no_tower_stands_where_its_name_says():
+    names = [
+        *(f"encoder.layers.{n}.lin.weight" for n in range(3)),
+        *(f"decoder.layers.{n}.lin.weight" for n in range(3)),
+        *(f"classifier.convs.{n}.conv.weight" for n in range(2)),
+        "classifier.out.weight",
+        *(f"vision.blocks.{n}.lin.weight" for n in range(2)),
+        "vision.norm.weight",
+    ]
+    layers = find_layers(names, "encoder.layers.*")
+    assert layers.place("classifier.out.weight") is Outside.AFTER
+    assert layers.place("classifier.convs.1.conv.weight") is Outside.AFTER
+    assert layers.place("decoder.layers.1.lin.weight") is Outside.UNKNOWN
+    assert layers.place("vision.norm.weight") is Outside.BEFORE
+    assert layers.place("vision.blocks.1.lin.weight") is Outside.BEFORE
+    # Beside the tower's own layers, nothing is a tower.
+    layers = find_layers(names, "vision.blocks.*")
+    assert layers.place("vision.norm.weight") is Outside.AFTER
+    assert layers.place("encoder.layers.1.lin.weight") is Outside.UNKNOWN

@@ -199,8 +199,10 @@ def test_a_name_that_says_nothing_of_its_place_is_refused(model, plan, merged):
 def with_tower(tensors, seed):
     """Put a vision tower, with layers of its own, beside a language model."""
     tower = layered(2, seed)
-    return {f"language_model.{name}": tensor for name, tensor in tensors.items()} | {
-        f"vision_tower.{name}": tensor for name, tensor in tower.items()
+    return {
+        **{f"language_model.{name}": tensor for name, tensor in tensors.items()},
+        **{f"vision_tower.{name}": tensor for name, tensor in tower.items()},
+        "multi_modal_projector.norm.weight": torch.full((2,), float(seed)),
     }
 
 
@@ -213,7 +215,13 @@ def test_a_tower_beside_the_layers_is_of_the_first_slice_as_a_whole(model, merge
     tower = [name for name in a if name.startswith("vision_tower.")]
     assert all(torch.equal(found[name], a[name]) for name in tower)
     assert sorted(name for name in found if name.startswith("vision_tower.")) == sorted(tower)
+    found = merged(
+        STACKED.replace("model: a, layers: [2, 3]", "model: b, layers: [2, 3]")
+        + 'layers: "language_model.model.layers.*"\n'
+    )
     for name in ("model.norm.weight", "lm_head.weight"):
-        assert torch.equal(found[f"language_model.{name}"], a[f"language_model.{name}"])
+        assert torch.equal(found[f"language_model.{name}"], b[f"language_model.{name}"])
+    projector = "multi_modal_projector.norm.weight"
+    assert torch.equal(found[projector], a[projector])
     here, there = (f"language_model.model.layers.{n}.mlp.up.weight" for n in (3, 2))
     assert torch.equal(found[here], b[there])

@@ -1,7 +1,7 @@
 """Config, tokenizer and other files that go along from one model to the result."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,25 @@ import torch
 
 from conjoin.checkpoints import Checkpoint, carried_files
 from conjoin.errors import ConjoinError, RecipeError
-from conjoin.recipes.layers import Stack, find_layers
+from conjoin.recipes.layers import Stack, find_layers, senses_of
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import BASE, Recipe
 
-__all__ = ["adjusted", "carried_from", "folder_of", "unclear_config"]
+__all__ = ["adjusted", "carried_from", "folder_of", "layers_before", "unclear_config"]
 
-_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_LAYER_COUNTS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "depth",
+    "encoder_layers",
+    "num_encoder_layers",
+)
+_DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
+"""Where encoder and decoder have numbers of their own, the others are the encoder's."""
 _PER_LAYER = ("layer_types", "no_rope_layers")
 """Lists with an entry for each layer."""
-_SENSES = ("vision", "visual", "image", "audio", "speech")
-"""Words in names of parts, and in keys of their configs, that are not for text."""
 _DTYPES = ("torch_dtype", "dtype")
 
 
@@ -68,7 +76,7 @@ def folder_of(checkpoint: Checkpoint) -> Path | None:
 
 
 def unclear_config(
-    carried: Mapping[str, Path], plan_names: Mapping[str, Any], recipe: Recipe
+    carried: Mapping[str, Path], plan_names: Mapping[str, Any], recipe: Recipe, before: int | None
 ) -> list[str]:
     """Say so if layers are stacked and the config does not tell where their number stands.
 
@@ -76,12 +84,13 @@ def unclear_config(
         carried: files that go along.
         plan_names: of the tensors of the result.
         recipe: what is made.
+        before: layers of the model that the files are of.
     """
     if not recipe.stacked or "config.json" not in carried:
         return []
     config = _parsed(carried["config.json"].read_bytes())
     stacks = find_layers(plan_names, recipe.layers).stacks
-    if config is None or len(stacks) != 1 or _config_of(stacks[0], config, recipe) is not None:
+    if config is None or len(stacks) != 1 or _place_of(stacks[0], config, before) is not None:
         return []
     return [
         f"config.json does not say clearly which number is that of the layers {stacks[0].pattern}; "
@@ -89,11 +98,31 @@ def unclear_config(
     ]
 
 
-def adjusted(name: str, content: bytes, plan_names: Mapping[str, Any], recipe: Recipe) -> bytes:
+def layers_before(recipe: Recipe, opened: Opened) -> int | None:
+    """Count the layers of the model that files are carried from; None if that is not clear."""
+    chosen = recipe.output.files_from
+    number = chosen if chosen is not None else BASE if opened.base is not None else 0
+    checkpoint = opened.base if number == BASE else opened.models[int(number)]
+    if checkpoint is None or not recipe.stacked:
+        return None
+    stacks = find_layers(checkpoint.specs, recipe.layers).stacks
+    return len(stacks[0]) if len(stacks) == 1 else None
+
+
+def adjusted(
+    name: str, content: bytes, plan_names: Mapping[str, Any], recipe: Recipe, before: int | None
+) -> bytes:
     """Give the content of a carried file for the result: a config says its layers and dtype.
 
     A list with an entry for each layer gets those of the layers of the first model of each slice.
     A model of several parts has a config for each, in which layers and dtype are looked for too.
+
+    Args:
+        name: of the file.
+        content: as it is.
+        plan_names: of the tensors of the result.
+        recipe: what is made.
+        before: layers of the model that the file is of, see `layers_before`.
     """
     if name != "config.json" or not (recipe.stacked or recipe.dtype is not None):
         return content
@@ -101,10 +130,9 @@ def adjusted(name: str, content: bytes, plan_names: Mapping[str, Any], recipe: R
     if config is None:
         return content
     if recipe.stacked:
-        _restack(config, recipe, plan_names)
+        _restack(config, recipe, plan_names, before)
     if recipe.dtype is not None:
-        inner = (one for one in config.values() if isinstance(one, dict) and "model_type" in one)
-        for found in (config, *inner):
+        for _, found in _configs(config):
             for key in _DTYPES:
                 if key in found:
                     found[key] = _dtype_name(recipe.dtype)
@@ -119,13 +147,14 @@ def _parsed(content: bytes) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def _restack(config: dict[str, Any], recipe: Recipe, plan_names: Mapping[str, Any]) -> None:
+def _restack(
+    config: dict[str, Any], recipe: Recipe, plan_names: Mapping[str, Any], before: int | None
+) -> None:
     stacks = find_layers(plan_names, recipe.layers).stacks
-    found = _config_of(stacks[0], config, recipe) if len(stacks) == 1 else None
-    if found is None:
+    place = _place_of(stacks[0], config, before) if len(stacks) == 1 else None
+    if place is None or before is None:
         return
-    counts = _counts(found)
-    before = found[counts[0]]
+    found, counts = place
     taken = [
         number for part in recipe.parts for number in range(*(part.uses[0].layers or (0, before)))
     ]
@@ -137,30 +166,40 @@ def _restack(config: dict[str, Any], recipe: Recipe, plan_names: Mapping[str, An
         found[key] = len(stacks[0])
 
 
-def _config_of(stack: Stack, config: dict[str, Any], recipe: Recipe) -> dict[str, Any] | None:
-    """Give the object of a config that says how many layers a stack has; None if it is not clear.
+def _place_of(
+    stack: Stack, config: dict[str, Any], before: int | None
+) -> tuple[dict[str, Any], list[str]] | None:
+    """Say where a config has the number of a stack's layers.
 
-    That is the config itself, or else one of those in it: ``text_config`` beside ``vision_config``.
+    That is in the config itself, or in one of those in it: ``text_config`` beside
+    ``vision_config``. The number there has to be the one that the model has.
+
+    Returns:
+        The config and its keys; None if there is none, or if it may be another's.
     """
-    if _counts(config):
-        return config
-    ends = [use.layers[1] for part in recipe.parts for use in part.uses if use.layers]
-    found = {
-        key: inner
-        for key, inner in config.items()
-        if isinstance(inner, dict)
-        and (counts := _counts(inner))
-        and inner[counts[0]] >= max(ends, default=0)
-    }
-    if len(found) > 1:
-        # Of a model for text and images, the layers of "language_model" are not the vision's.
-        mine = {word for word in _SENSES if word in stack.prefix}
-        found = {k: v for k, v in found.items() if {word for word in _SENSES if word in k} == mine}
-    return next(iter(found.values())) if len(found) == 1 else None
+    senses = senses_of(stack.prefix)
+    found = []
+    for name, inner in _configs(config):
+        keys = _counts(inner, decoder="decoder" in stack.prefix)
+        if keys and senses_of(name) == senses and all(inner[key] == before for key in keys):
+            found.append((inner, keys))
+    return found[0] if len(found) == 1 or (found and found[0][0] is config) else None
 
 
-def _counts(config: Mapping[str, Any]) -> list[str]:
-    return [key for key in _LAYER_COUNTS if type(config.get(key)) is int]
+def _counts(config: Mapping[str, Any], *, decoder: bool) -> list[str]:
+    """Give the keys of a config that hold the number of an encoder's, or a decoder's, layers."""
+    two = any(key in config for key in _DECODER_COUNTS)
+    keys = _DECODER_COUNTS if two and decoder else _LAYER_COUNTS
+    return [key for key in keys if type(config.get(key)) is int]
+
+
+def _configs(config: dict[str, Any], name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give a config, and all configs of parts in it, with the names of their keys."""
+    yield name, config
+    for key, inner in config.items():
+        is_part = isinstance(inner, dict) and (key.endswith("_config") or "model_type" in inner)
+        if is_part and key != "quantization_config":
+            yield from _configs(inner, f"{name}.{key}")
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

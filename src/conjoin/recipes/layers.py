@@ -25,7 +25,7 @@ from functools import cached_property
 from conjoin.checkpoints import closest_name
 from conjoin.errors import InputError
 
-__all__ = ["OUTSIDE", "InLayer", "Layers", "Outside", "Stack", "find_layers"]
+__all__ = ["OUTSIDE", "InLayer", "Layers", "Outside", "Stack", "find_layers", "senses_of"]
 
 
 class Outside(StrEnum):
@@ -43,6 +43,9 @@ _BEFORE, _AFTER = Outside.BEFORE, Outside.AFTER
 
 OUTSIDE: tuple[tuple[str, Outside], ...] = (
     # Exceptions to the general rows below, which the first match would otherwise decide.
+    ("*projector*", _BEFORE),  # from what a tower sees to the inputs of a language model
+    ("mm_*", _BEFORE),
+    ("connector", _BEFORE),
     ("embed_out", _AFTER),  # the head of GPT-NeoX
     ("norm_pre", _BEFORE),
     ("ln_pre", _BEFORE),
@@ -95,6 +98,14 @@ The first part from the left that a row matches decides, and of the rows the fir
 _USUAL = re.compile(r".*(layer|block|stage|resblock)s?_?|h|resblocks", re.IGNORECASE)
 _TRAILING = re.compile(r"(.*\D)?(\d+)")
 _SAMPLES = 3
+_SENSES = {
+    "vision": "images",
+    "visual": "images",
+    "image": "images",
+    "vit": "images",
+    "audio": "sound",
+    "speech": "sound",
+}
 
 
 @dataclass(frozen=True)
@@ -154,9 +165,9 @@ class Layers:
         stacks: in the order of the first tensor of each.
         members: name of a tensor -> (position in `stacks`, number of the layer), for the tensors
             in layers.
-        beside: how the names of other parts of the model begin, that have stacks of their own: a
-            vision tower beside the layers of a language model that a pattern has selected. All
-            of such a part stands before the layers.
+        beside: how the names of towers begin that have stacks of their own: for images or sound,
+            beside the layers of a language model that a pattern has selected. All of a tower
+            stands before the layers.
     """
 
     stacks: tuple[Stack, ...]
@@ -246,20 +257,31 @@ def find_layers(names: Iterable[str], pattern: str | None = None) -> Layers:
 
 
 def _beside(selected: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
-    """Give the beginning of names of each part that has another stack than those selected.
+    """Give the beginning of names of each tower that has another stack than those selected.
 
     >>> _beside(["model.text.layers."], ["model.text.layers.", "model.vision.tower.blocks."])
     ('model.vision.',)
+    >>> _beside(["encoder.block."], ["encoder.block.", "decoder.block."])    # it may stand anywhere
+    ()
     """
     found = set()
     for other in others:
-        if any(other.startswith(one) or one.startswith(other) for one in selected):
-            continue
         parts = other.split(".")
         common = max(_common(parts, one.split(".")) for one in selected)
         if common < len(parts) - 1:  # else the stack itself is all that is apart
-            found.add("".join(f"{part}." for part in parts[: common + 1]))
+            start = "".join(f"{part}." for part in parts[: common + 1])
+            if senses_of(start) - senses_of(" ".join(selected)):
+                found.add(start)
     return tuple(sorted(found))
+
+
+def senses_of(name: str) -> frozenset[str]:
+    """Say what a part of a model is for, by its name or that of its config, if not for text.
+
+    >>> senses_of("model.visual.blocks."), senses_of("audio_config"), senses_of("model.layers.")
+    (frozenset({'images'}), frozenset({'sound'}), frozenset())
+    """
+    return frozenset(sense for word, sense in _SENSES.items() if word in name.lower())
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -14,7 +14,7 @@ import torch
 from conjoin import __version__
 from conjoin.checkpoints import Checkpoint
 from conjoin.merging import BLOCK, Merged, Rule, Task
-from conjoin.recipes.carrying import carried_from, unclear_config
+from conjoin.recipes.carrying import carried_from, layers_before, unclear_config
 from conjoin.recipes.identity import identify, sha256_of
 from conjoin.recipes.opening import Opened, open_sources
 from conjoin.recipes.parts import build_tasks
@@ -190,7 +190,7 @@ def make_plan(
         merged.specs, merged.metadata, shard_bytes=shard, name=single or "model.safetensors"
     )
     carried, notes = carried_from(recipe, opened) if single is None else ({}, [])
-    notes += unclear_config(carried, merged.specs, recipe)
+    notes += unclear_config(carried, merged.specs, recipe, layers_before(recipe, opened))
     return Plan(
         recipe,
         opened,

@@ -9,7 +9,7 @@ from typing import Any
 
 from conjoin.atomic import write_bytes
 from conjoin.errors import MethodError, MismatchError, NonFiniteError, StageError
-from conjoin.recipes.carrying import adjusted
+from conjoin.recipes.carrying import adjusted, layers_before
 from conjoin.recipes.identity import identify, sha256_of
 from conjoin.recipes.plan import Plan
 from conjoin.recipes.provenance import RECORD, model_card, provenance, to_json
@@ -190,8 +190,9 @@ def _finish(plan: Plan, place: Place, done: Mapping[int, Done], options: Options
 
 
 def _carry(plan: Plan, place: Place) -> None:
+    before = layers_before(plan.recipe, plan.opened)
     for name, path in plan.carried.items():
         target = place.result / name
         target.parent.mkdir(exist_ok=True)
-        content = adjusted(name, path.read_bytes(), plan.merged.specs, plan.recipe)
+        content = adjusted(name, path.read_bytes(), plan.merged.specs, plan.recipe, before)
         write_bytes(target, content)
