@@ -5,6 +5,7 @@ import re
 from collections import OrderedDict
 from itertools import cycle, pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -236,6 +237,8 @@ def test_private_layers_are_the_tasks_own_and_the_rest_is_shared():
         (0.0001, ["head"]),  # one at least
         (0.04, ["head"]),  # 8 of 40 + 160 + 8 = 208 weights; biases do not count
         (48 / 208, ["first", "head"]),
+        (np.float32(0.3), ["first", "head"]),
+        (np.int64(1), ["head"]),
         (0.99, ["first", "head"]),
         (1.0, ["first", "middle", "head"]),
     ],

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch  # noqa: F401 (of the example)
@@ -123,6 +124,8 @@ def merge_with_data(
     began = time.perf_counter()
     if method not in WAYS:
         raise InputError(f"methods that merge with data are {', '.join(WAYS)}, not {method!r}")
+    if isinstance(private, Real):  # NumPy's numbers too
+        private = int(private) if isinstance(private, Integral) else float(private)
     _check(method, ridge, rounds, private, batchnorm)
     prepared = prepare(
         models, data, align, names, symmetries, examples, memory, seed, progress,
