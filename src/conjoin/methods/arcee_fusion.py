@@ -51,7 +51,14 @@ def arcee_fusion(tensors: Sequence[Tensor], *, base: Tensor) -> Tensor:
     if base.is_meta or base.numel() == 0:
         return torch.empty_like(base)
     rows = [tensor.reshape(-1, base.shape[-1] if base.dim() else 1) for tensor in (*tensors, base)]
-    divergence = torch.cat([_divergence(*parts) for parts in groups_of_rows(rows)])
+    # Written into one tensor: small results between large intermediate ones would keep the memory
+    # of these from being used again.
+    divergence = torch.empty(len(rows[0]), dtype=torch.float64, device=base.device)
+    start = 0
+    for parts in groups_of_rows(rows):
+        stop = start + len(parts[0])
+        divergence[start:stop] = _divergence(*parts)
+        start = stop
     # Only the order of scores counts. So the largest factor may be 1, and none too small.
     largest = divergence.max()
     factors = (divergence / torch.where(largest > 0, largest, 1.0))[:, None]
