@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import conjoin
 from conjoin.errors import DataError, InputError, NonFiniteError
 from conjoin.fitting import route
-from conjoin.modules import RoutedNetworks, TaskNetworks, pooled_outputs
+from conjoin.modules import MultiHead, RoutedNetworks, TaskNetworks, pooled_outputs
 
 TASKS = ("dark", "grey", "bright")
 LEVELS = (-4.0, 0.0, 4.0)
@@ -226,6 +226,17 @@ def test_two_merged_tasks_need_not_be_told():
 def test_what_cannot_be(settings, error, message):
     with pytest.raises(error, match=re.escape(message)):
         route(**{"networks": networks(), "data": data(), **settings})
+
+
+def test_a_network_with_several_heads():
+    torch.manual_seed(0)
+    heads = {task: nn.Linear(8, 3) for task in TASKS}
+    net = MultiHead(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), heads)
+    one, report = route(net, [[torch.randn(40, 4) + level] for level in LEVELS])
+    assert min(report.accuracy.values()) > 0.9
+    assert one.networks.for_task("dark")[0] is net.trunk
+    x = torch.full((1, 4), 4.0)
+    assert torch.equal(one(x), net(x, task="bright"))
 
 
 def test_data_by_name_are_taken_by_name():

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from conjoin.batches import Data, Inputs, device_of, map_inputs
 from conjoin.errors import DataError, InputError, NonFiniteError
-from conjoin.modules import RoutedNetworks, Rule, TaskNetworks, first_layer, pooled_outputs
+from conjoin.modules import (
+    MultiHead,
+    RoutedNetworks,
+    Rule,
+    TaskNetworks,
+    first_layer,
+    pooled_outputs,
+)
 from conjoin.repairing.held_out import EVERY, read
 
 __all__ = ["RouteReport", "route"]
@@ -58,7 +65,7 @@ class RouteReport:
 
 
 def route(
-    networks: TaskNetworks | Mapping[str, nn.Module],
+    networks: TaskNetworks | MultiHead | Mapping[str, nn.Module],
     data: Sequence[Data] | Mapping[str, Data],
     *,
     layer: str | None = None,
@@ -72,7 +79,7 @@ def route(
     all of them.
 
     Args:
-        networks: of each task; not changed, and part of the result.
+        networks: of each task, or one with a head for each; not changed, and part of the result.
         data: a loader for each task, by name or in the same order: batches of inputs, or of
             ``(inputs, labels)``. Labels are not looked at.
         layer: name of the module, in the network of the first task, that examples are told apart
@@ -99,6 +106,8 @@ def route(
     >>> torch.allclose(one(mixed), torch.stack(apart), atol=1e-6)
     True
     """
+    if isinstance(networks, MultiHead):
+        networks = {task: networks.for_task(task) for task in networks.heads}
     if not isinstance(networks, TaskNetworks):
         networks = TaskNetworks(networks)
     tasks = list(networks.networks)
