@@ -280,6 +280,7 @@ def two(make):
         (lambda y, _: y.T, "a gives [2, 3] for 3"),
         (lambda y, _: y.sum(), "a gives [] for 3"),
         (lambda y, seed: (y, y) if seed else y, "different structures"),
+        (lambda y, _: {"y": y, "names": ["x"] * len(y)}, "an output is a list of as many values"),
     ],
 )
 def test_outputs_that_cannot_be_put_together(make, message):
@@ -293,6 +294,11 @@ def test_inputs_that_cannot_be_taken_apart():
     one, mixed = two(lambda y, _: y)
     with pytest.raises(InputError, match="an input is a Kept"):
         one(mixed, extra=Kept(mixed))
+    with pytest.raises(InputError, match="an input is a list of as many values .* examples, 4"):
+        one(mixed, extra=[1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(InputError, match="no tensor of examples among the inputs.* got Kept"):
+        one(Kept(mixed))
+    assert one(mixed, extra=(1.0, 2.0, 3.0, 4.0)).shape == (4, 2)
     assert one(mixed, extra=None).shape == (4, 2)
     assert one(mixed, extra=3).shape == (4, 2)
 

@@ -149,6 +149,16 @@ def test_a_config_within_the_config_says_layers_and_dtype(model, made, plan, tmp
             {"encoder_layers": 3, "num_hidden_layers": 3, "decoder_layers": 3},
             {"encoder_layers": 4, "num_hidden_layers": 4, "decoder_layers": 3},
         ),
+        # Without the decoder's, there is one number for both.
+        ({"encoder": 3, "decoder": 3}, "decoder", {"num_layers": 3}, None),
+        ({"encoder": 3, "decoder": 3}, "encoder", {"num_layers": 3}, None),
+        # A config for each, of which one has the stack's name.
+        (
+            {"encoder": 3, "decoder": 3},
+            "decoder",
+            {n: {"model_type": n, "num_hidden_layers": 3} for n in ("encoder", "decoder")},
+            None,
+        ),
         # BERT and OPT are an encoder and a decoder alone.
         ({"encoder": 3}, "encoder", {"num_hidden_layers": 3}, {"num_hidden_layers": 4}),
         ({"decoder": 3}, "decoder", {"num_hidden_layers": 3}, {"num_hidden_layers": 4}),
@@ -165,6 +175,23 @@ def test_a_config_within_the_config_says_layers_and_dtype(model, made, plan, tmp
             {"text_config": {"num_hidden_layers": 3}, "vision_config": {"blocks": 3}},
             None,
         ),
+        # The number is there twice.
+        (
+            {"language": 3, "visual": 3},
+            "language",
+            {
+                "num_hidden_layers": 3,
+                "text_config": {"num_hidden_layers": 3},
+                "vision_config": {"depth": 3},
+            },
+            {
+                "num_hidden_layers": 4,
+                "text_config": {"num_hidden_layers": 4},
+                "vision_config": {"depth": 3},
+            },
+        ),
+        # A model for images and no more.
+        ({"vit": 3}, "vit", {"num_hidden_layers": 3}, {"num_hidden_layers": 4}),
         # Two levels down; what is no config is left, and so is a number that is not the model's.
         (
             {"language": 3, "audio": 3},

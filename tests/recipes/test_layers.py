@@ -203,6 +203,11 @@ def test_a_part_with_layers_that_is_no_tower_stands_where_its_name_says():
     assert layers.place("decoder.layers.1.lin.weight") is Outside.UNKNOWN
     assert layers.place("vision.norm.weight") is Outside.BEFORE
     assert layers.place("vision.blocks.1.lin.weight") is Outside.BEFORE
+    assert layers.place("projector.weight") is Outside.BEFORE
+    assert layers.place("image_to_text_projection.weight") is Outside.BEFORE
+    # Where there is no tower, a projector may stand anywhere.
+    alone = find_layers([f"encoder.layers.{n}.lin.weight" for n in range(3)], "encoder.layers.*")
+    assert alone.place("projector.weight") is Outside.UNKNOWN
     # Beside the tower's own layers, nothing is a tower.
     layers = find_layers(names, "vision.blocks.*")
     assert layers.place("vision.norm.weight") is Outside.AFTER

@@ -188,6 +188,10 @@ def test_a_name_that_says_nothing_of_its_place_is_refused(model, plan, merged):
     model("b")
     with pytest.raises(RecipeError, match=r"'logit_scale' of .* is in no layer"):
         plan(STACKED)
+    for whose in "ab":
+        model("b", layered(3, 5) | {"logit_scale": torch.full((1,), 2.0)})
+        found = merged(STACKED + f"keep: {{logit_scale: {whose}}}\n")
+        assert found["logit_scale"].item() == {"a": 1, "b": 2}[whose]
     # Within one slice it does not matter, and neither where all slices are of one model.
     for text in (
         "method: passthrough\nslices:\n  - models: [{model: a, layers: [0, 2]}]\n",

@@ -188,10 +188,11 @@ ALIGNED_ROWS: Sequence[Row] = (
     Row(
         "least squares, small layers per task",
         "merge",
-        "the same with BatchNorm and the smallest layers, up to 5 % of all weights, of each task's "
-        "own; all other weights are shared",
+        "the same with BatchNorm and the smallest layers, up to 5 % of all weights and one at "
+        "least, of each task's own; all other weights are shared",
         _with_small_layers,
         _lacks_tasks,
+        version=2,
     ),
     Row(
         "least squares, small layers per task, task inferred",
@@ -200,5 +201,6 @@ ALIGNED_ROWS: Sequence[Row] = (
         "rule from unlabelled training inputs",
         _routed,
         _lacks_tasks,
+        version=2,
     ),
 )

@@ -50,8 +50,8 @@ class Rule:
 class RoutedNetworks(nn.Module):
     """One network out of several: each example goes through that of the task it seems to be of.
 
-    The task is inferred from what the first layer gives, or another that is named, so that it costs
-    no more than that layer. `conjoin.route` makes it from data.
+    The task is inferred from what the first layer gives, or another that is named: all up to it
+    runs once more. `conjoin.route` makes it from data.
 
     Args:
         networks: of each task.
@@ -104,6 +104,7 @@ class RoutedNetworks(nn.Module):
         if len(present) <= 1:
             task = self.tasks[present[0] if present else 0]
             return self.networks.for_task(task)(*inputs, **named)
+        _check_lists((inputs, named), len(tasks), "an input")
         found = {}
         for number in present:
             here = (tasks == number).nonzero()[:, 0]
@@ -116,6 +117,7 @@ class RoutedNetworks(nn.Module):
 
             taken, keywords = _pytree.tree_map(part, (inputs, named))
             output = self.networks.for_task(self.tasks[number])(*taken, **keywords)
+            _check_lists(output, len(here), "an output")
             found[self.tasks[number]] = here, output
         return _joined(found)
 
@@ -188,8 +190,13 @@ def first_layer(network: nn.Module, /, *inputs: Any, **named: Any) -> str:
 
 def _count(inputs: Any, named: Any) -> int:
     """Count the examples of a batch."""
-    leaves = _pytree.tree_leaves((inputs, named))
-    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), -1)
+    for leaf in _pytree.tree_leaves((inputs, named)):
+        if isinstance(leaf, Tensor) and leaf.dim():
+            return len(leaf)
+    raise InputError(
+        "there is no tensor of examples among the inputs, in tuples, lists or mappings; got "
+        + ", ".join(type(one).__name__ for one in (*inputs, *named.values()))
+    )
 
 
 def _is_of_examples(value: Any, count: int) -> bool:
@@ -197,7 +204,9 @@ def _is_of_examples(value: Any, count: int) -> bool:
 
 
 def _channels(module: nn.Module, value: Tensor) -> int:
-    if isinstance(module, nn.Linear | nn.LayerNorm | nn.Embedding):
+    if isinstance(module, nn.LayerNorm):
+        return -1 if value.shape[-1] == module.normalized_shape[-1] else 1
+    if isinstance(module, nn.Linear | nn.Embedding):
         return -1
     of_channels = (_ConvNd, _NormBase, nn.GroupNorm)
     return 1 if isinstance(module, of_channels) or value.dim() >= 4 else -1
@@ -257,6 +266,20 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
         else:
             for module in trained:
                 module.training = True
+
+
+def _check_lists(value: Any, count: int, what: str) -> None:
+    """Raise an InputError for a list of plain values that may have one for each example."""
+    as_many = isinstance(value, list) and len(value) == count > 1
+    if as_many and not any(isinstance(one, Tensor | Mapping | list | tuple) for one in value):
+        raise InputError(
+            f"{what} is a list of as many values as there are examples, {count}; give a tensor, or "
+            "a tuple if it is the same for all examples"
+        )
+    children = value.values() if isinstance(value, Mapping) else value
+    if isinstance(value, Mapping | list | tuple):
+        for child in children:
+            _check_lists(child, count, what)
 
 
 def _plain(leaf: Any, what: str) -> Any:

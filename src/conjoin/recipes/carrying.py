@@ -1,7 +1,7 @@
 """Config, tokenizer and other files that go along from one model to the result."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def unclear_config(
         return []
     config = _parsed(carried["config.json"].read_bytes())
     stacks = find_layers(plan_names, recipe.layers).stacks
-    if config is None or len(stacks) != 1 or _place_of(stacks[0], config, before) is not None:
+    if config is None or len(stacks) != 1 or _places_of(stacks[0], config, plan_names, before):
         return []
     return [
         f"config.json does not say clearly which number is that of the layers {stacks[0].pattern}; "
@@ -151,45 +151,63 @@ def _restack(
     config: dict[str, Any], recipe: Recipe, plan_names: Mapping[str, Any], before: int | None
 ) -> None:
     stacks = find_layers(plan_names, recipe.layers).stacks
-    place = _place_of(stacks[0], config, before) if len(stacks) == 1 else None
-    if place is None or before is None:
+    places = _places_of(stacks[0], config, plan_names, before) if len(stacks) == 1 else []
+    if before is None:
         return
-    found, counts = place
     taken = [
         number for part in recipe.parts for number in range(*(part.uses[0].layers or (0, before)))
     ]
-    for key in _PER_LAYER:
-        listed = found.get(key)
-        if isinstance(listed, list) and len(listed) == before > max(taken):
-            found[key] = [listed[number] for number in taken]
-    for key in counts:
-        found[key] = len(stacks[0])
+    for found, counts in places:
+        for key in _PER_LAYER:
+            listed = found.get(key)
+            if isinstance(listed, list) and len(listed) == before > max(taken):
+                found[key] = [listed[number] for number in taken]
+        for key in counts:
+            found[key] = len(stacks[0])
 
 
-def _place_of(
-    stack: Stack, config: dict[str, Any], before: int | None
-) -> tuple[dict[str, Any], list[str]] | None:
+Place = tuple[dict[str, Any], list[str]]
+"""A config and its keys that hold a number of layers."""
+
+
+def _places_of(
+    stack: Stack, config: dict[str, Any], plan_names: Iterable[str], before: int | None
+) -> list[Place]:
     """Say where a config has the number of a stack's layers.
 
-    That is in the config itself, or in one of those in it: ``text_config`` beside
-    ``vision_config``. The number there has to be the one that the model has.
+    That is in the config itself, in one of those in it (``text_config`` beside ``vision_config``),
+    or in both. The number there has to be the one that the model has.
 
     Returns:
-        The config and its keys; None if there is none, or if it may be another's.
+        All places; none if it is not clear whose number it is.
     """
-    senses = senses_of(stack.prefix)
-    found = []
-    for name, inner in _configs(config):
-        keys = _counts(inner, decoder="decoder" in stack.prefix)
-        if keys and senses_of(name) == senses and all(inner[key] == before for key in keys):
-            found.append((inner, keys))
-    return found[0] if len(found) == 1 or (found and found[0][0] is config) else None
+    prefixes = [one.prefix for one in find_layers(plan_names).stacks]
+    both = all(any(side in prefix for prefix in prefixes) for side in ("encoder", "decoder"))
+    root, *inner = (
+        (name, (found, _counts(found, stack.prefix, both=both))) for name, found in _configs(config)
+    )
+    inner = [(name, place) for name, place in inner if place[1]]
+    mine = [place for name, place in inner if senses_of(name) == senses_of(stack.prefix)]
+    if len(mine) > 1:
+        mine = [p for n, p in inner if n.rpartition(".")[2].removesuffix("_config") in stack.prefix]
+    found = mine if len(mine) == 1 else []
+    if root[1][1] and (not senses_of(stack.prefix) or not inner):
+        found = [root[1], *found]
+    return found if all(one[key] == before for one, keys in found for key in keys) else []
 
 
-def _counts(config: Mapping[str, Any], *, decoder: bool) -> list[str]:
-    """Give the keys of a config that hold the number of an encoder's, or a decoder's, layers."""
-    two = any(key in config for key in _DECODER_COUNTS)
-    keys = _DECODER_COUNTS if two and decoder else _LAYER_COUNTS
+def _counts(config: Mapping[str, Any], prefix: str, *, both: bool) -> list[str]:
+    """Give the keys of a config that hold the number of a stack's layers.
+
+    Args:
+        config: or one in it.
+        prefix: of the stack.
+        both: whether the model has an encoder and a decoder.
+    """
+    two = any(type(config.get(key)) is int for key in _DECODER_COUNTS)
+    if both and not two:
+        return []  # one number for both, of which one stays as it is
+    keys = _DECODER_COUNTS if two and "decoder" in prefix else _LAYER_COUNTS
     return [key for key in keys if type(config.get(key)) is int]
 
 

@@ -43,9 +43,6 @@ _BEFORE, _AFTER = Outside.BEFORE, Outside.AFTER
 
 OUTSIDE: tuple[tuple[str, Outside], ...] = (
     # Exceptions to the general rows below, which the first match would otherwise decide.
-    ("*projector*", _BEFORE),  # from what a tower sees to the inputs of a language model
-    ("mm_*", _BEFORE),
-    ("connector", _BEFORE),
     ("embed_out", _AFTER),  # the head of GPT-NeoX
     ("norm_pre", _BEFORE),
     ("ln_pre", _BEFORE),
@@ -98,6 +95,7 @@ The first part from the left that a row matches decides, and of the rows the fir
 _USUAL = re.compile(r".*(layer|block|stage|resblock)s?_?|h|resblocks", re.IGNORECASE)
 _TRAILING = re.compile(r"(.*\D)?(\d+)")
 _SAMPLES = 3
+_PROJECTORS = ("*projector*", "connector", "mm_*")
 _SENSES = {
     "vision": "images",
     "visual": "images",
@@ -167,7 +165,7 @@ class Layers:
             in layers.
         beside: how the names of towers begin that have stacks of their own: for images or sound,
             beside the layers of a language model that a pattern has selected. All of a tower
-            stands before the layers.
+            stands before the layers, and so does what leads on from it to them.
     """
 
     stacks: tuple[Stack, ...]
@@ -204,6 +202,8 @@ class Layers:
         if found is not None:
             return found
         if name.startswith(self.beside):
+            return Outside.BEFORE
+        if self.beside and any(map(_leads_on, name.lower().split("."))):
             return Outside.BEFORE
         for part in name.lower().split("."):
             for pattern, where in OUTSIDE:
@@ -273,6 +273,11 @@ def _beside(selected: Iterable[str], others: Iterable[str]) -> tuple[str, ...]:
             if senses_of(start) - senses_of(" ".join(selected)):
                 found.add(start)
     return tuple(sorted(found))
+
+
+def _leads_on(part: str) -> bool:
+    """Say whether a part of a name is of what leads from a tower to a language model."""
+    return any(fnmatch.fnmatchcase(part, row) for row in _PROJECTORS) or bool(senses_of(part))
 
 
 def senses_of(name: str) -> frozenset[str]:

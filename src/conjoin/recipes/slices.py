@@ -15,6 +15,7 @@ from conjoin.recipes.layers import InLayer, Layers, Outside, Stack, find_layers
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.problems import Place, Problems
 from conjoin.recipes.recipe import BASE, Part, Recipe
+from conjoin.recipes.values import matches
 
 __all__ = ["Ends", "Slice", "Table", "slices_of"]
 
@@ -40,11 +41,19 @@ class Slice:
 
 
 class Ends(NamedTuple):
-    """Whether a slice is the first, and the last; and whether all are of the same models."""
+    """Where a slice stands.
+
+    Args:
+        first: whether it is the first.
+        last: whether it is the last.
+        same: whether all slices are of the same models.
+        new: numbers of the models that no earlier slice is of.
+    """
 
     first: bool
     last: bool
     same: bool
+    new: frozenset[int]
 
 
 def slices_of(recipe: Recipe, opened: Opened, problems: Problems) -> list[Slice]:
@@ -55,7 +64,9 @@ def slices_of(recipe: Recipe, opened: Opened, problems: Problems) -> list[Slice]
     # Where all slices are of the same models, it makes no difference which one has a tensor.
     same = len({tuple(use.source for use in part.uses) for part in recipe.parts}) == 1
     for number, part in enumerate(recipe.parts):
-        ends = Ends(number == 0, number == len(recipe.parts) - 1, same)
+        earlier = {use.source for before in recipe.parts[:number] for use in before.uses}
+        new = frozenset({use.source for use in part.uses} - earlier)
+        ends = Ends(number == 0, number == len(recipe.parts) - 1, same, new)
         try:
             one, length = _stacked(recipe, part, opened, offset, ends)
         except ConjoinError as error:
@@ -140,7 +151,7 @@ def _taken(
                 rank = ranks[where.number]
                 here = layers.rename(name, offset + rank)
                 table[here], places[here] = name, InLayer(stack, rank, len(ranks))
-        elif _belongs(where, ends, name, model, place):
+        elif _belongs(recipe, where, ends, name, model, place):
             table[name], places[name] = name, where
     return table, places, len(ranks)
 
@@ -155,12 +166,18 @@ def _only_stack(layers: Layers, model: Checkpoint, place: Place) -> Stack:
     )
 
 
-def _belongs(where: Outside, ends: Ends, name: str, model: Checkpoint, place: Place) -> bool:
+def _belongs(
+    recipe: Recipe, where: Outside, ends: Ends, name: str, model: Checkpoint, place: Place
+) -> bool:
     if where is Outside.AFTER:
         return ends.last
     if where is Outside.BEFORE or ends.same or (ends.first and ends.last):
         return ends.first
+    for rule in recipe.keep:
+        if matches(rule.pattern, name):  # the recipe says whose it is
+            return ends.first if rule.source == BASE else rule.source in ends.new
     raise RecipeError(
         f"{place}: {name!r} of {model.source} is in no layer, and its name does not say whether it "
-        "stands before or after them, so no slice can be said to have it"
+        "stands before or after them, so no slice can be said to have it; say whose it is: "
+        f'keep: {{"{name}": MODEL}}, or a pattern'
     )
