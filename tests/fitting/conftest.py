@@ -1,5 +1,5 @@
 import sys
 from pathlib import Path
 
-# With --import-mode=importlib a test folder is not importable; `batchnorm_networks` lies here.
+# With --import-mode=importlib a test folder is not importable; these modules lie here.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -2,103 +2,17 @@
 
 import copy
 import re
-from collections import OrderedDict
 from itertools import cycle, pairwise
 
-import numpy as np
 import pytest
 import torch
+from small_networks import KINDS, batches, images, lively, mlp, tokens
 from torch import nn
 from torch.nn import functional as F
 
 import conjoin
 from conjoin.errors import DataError, InputError, MismatchError, NonFiniteError
 from conjoin.fitting import merge_with_data
-from conjoin.modules import TaskNetworks
-
-
-class Block(nn.Module):
-    """A residual block: depthwise and grouped convolutions, a concatenation, BatchNorm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False)
-        self.norm = nn.BatchNorm2d(6)
-        self.grouped = nn.Conv2d(6, 4, 3, padding=1, groups=2)
-        self.alone = nn.BatchNorm2d(10)
-        self.back = nn.Conv2d(10, 6, 1)
-
-    def forward(self, x):
-        new = self.grouped(F.relu(self.norm(self.depthwise(x))))
-        return x + self.back(F.relu(self.alone(torch.cat([x, new], 1))))
-
-
-class Tokens(nn.Module):
-    """Attention, both kinds of its projections, LayerNorm and RMSNorm, an embedding."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(9, 8)
-        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.norm = nn.LayerNorm(8)
-        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8, bias=False)
-        self.last = nn.RMSNorm(8)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, tokens):
-        x = self.embed(tokens)
-        x = self.norm(x + self.attention(x, x, x, need_weights=False)[0])
-        x = self.last(x + self.down(F.gelu(self.up(x))))
-        return self.head(x.mean(1))
-
-
-def mlp(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)
-    ).eval()
-
-
-def images(seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(2, 6, 3, stride=2, bias=False),
-        nn.BatchNorm2d(6),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        Block(),
-        nn.Flatten(),
-        nn.Linear(54, 3),
-    ).eval()
-
-
-def tokens(seed=0):
-    torch.manual_seed(seed)
-    return Tokens().eval()
-
-
-def lively(net, seed=1):
-    """Give BatchNorm statistics and affine weights that are not those of a new network."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for part in net.modules():
-            if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d | nn.LayerNorm | nn.RMSNorm):
-                for tensor in part.state_dict(keep_vars=True).values():
-                    if tensor.is_floating_point():
-                        noise = torch.rand(tensor.shape, generator=generator)
-                        tensor.copy_(0.5 + noise)
-    return net
-
-
-def batches(kind, count, seed=0, size=20):
-    generator = torch.Generator().manual_seed(seed)
-    shape = {mlp: (5,), images: (2, 13, 13), tokens: (6,)}[kind]
-    if kind is tokens:
-        return list(torch.randint(9, (count, *shape), generator=generator).split(size))
-    return list(torch.randn(count, *shape, generator=generator).split(size))
-
-
-KINDS = [mlp, images, tokens]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -205,68 +119,6 @@ def test_batchnorm_keeps_the_statistics_of_the_merged_network():
             torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
         if "running_var" in name:  # with Bessel's correction there
             torch.testing.assert_close(again.state_dict()[name], tensor, rtol=1e-2, atol=1e-4)
-
-
-def test_private_layers_are_the_tasks_own_and_the_rest_is_shared():
-    nets = [lively(mlp(seed), seed) for seed in (0, 1)]
-    data = [batches(mlp, 300, seed) for seed in (0, 1)]
-    one, _ = merge_with_data(nets, data, align="weights")
-    merged, report = merge_with_data(nets, data, align="weights", private=2, names=["a", "b"])
-    assert isinstance(merged, TaskNetworks)
-    assert report.settings["private"] == ["3", "5"]
-    a, b = merged.for_task("a"), merged.for_task("b")
-    assert a[0].weight is b[0].weight
-    assert a[1].bias is b[1].bias
-    assert a[3].weight is not b[3].weight
-    assert not torch.equal(a[3].weight, b[3].weight)
-    assert torch.equal(a[0].weight, one[0].weight)
-    apart = [
-        F.mse_loss(net(torch.cat(x)), own(torch.cat(x)))
-        for net, own, x in [(a, nets[0], data[0]), (b, nets[1], data[1])]
-    ]
-    together = [
-        F.mse_loss(one(torch.cat(x)), own(torch.cat(x))) for own, x in zip(nets, data, strict=True)
-    ]
-    assert all(p < t for p, t in zip(apart, together, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"),
-    [
-        (0.0, []),
-        (0.0001, ["head"]),  # one at least
-        (0.04, ["head"]),  # 8 of 40 + 160 + 8 = 208 weights; biases do not count
-        (48 / 208, ["first", "head"]),
-        (np.float32(0.3), ["first", "head"]),
-        (np.int64(1), ["head"]),
-        (0.99, ["first", "head"]),
-        (1.0, ["first", "middle", "head"]),
-    ],
-)
-def test_the_smallest_layers_within_a_share_of_the_weights_are_private(share, expected):
-    def net(seed):
-        torch.manual_seed(seed)
-        layers = {"first": nn.Linear(5, 8), "middle": nn.Linear(8, 20), "cut": _FirstEight()}
-        return nn.Sequential(OrderedDict({**layers, "head": nn.Linear(8, 1)})).eval()
-
-    data = [[torch.randn(40, 5)] for _ in range(2)]
-    merged, report = merge_with_data([net(0), net(1)], data, align=None, private=share)
-    assert report.settings["private"] == expected
-    assert isinstance(merged, TaskNetworks) == bool(expected)
-
-
-class _FirstEight(nn.Module):
-    def forward(self, x):
-        return x[:, :8]
-
-
-def test_all_private_are_the_parents():
-    nets = [lively(images(seed), seed) for seed in (0, 1)]
-    data = [batches(images, 400, seed) for seed in (0, 1)]
-    merged, _ = merge_with_data(nets, data, align=None, private=6, ridge=1e-9, rounds=0)
-    for name, net, part in zip("01", nets, data, strict=True):
-        x = torch.cat(part)
-        torch.testing.assert_close(merged(x, task=name), net(x), rtol=1e-2, atol=1e-2)
 
 
 def test_a_model_that_counts_more_is_met_more_closely():

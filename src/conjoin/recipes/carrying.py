@@ -40,9 +40,7 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
     Raises:
         RecipeError: that model has a file which leads out of its folder.
     """
-    chosen = recipe.output.files_from
-    number = chosen if chosen is not None else BASE if opened.base is not None else 0
-    checkpoint = opened.base if number == BASE else opened.models[int(number)]
+    number, checkpoint = _carrier(recipe, opened)
     if checkpoint is None:
         raise RecipeError(f"{recipe.output.place}: files_from names the base, and there is none")
     source = recipe.base if number == BASE else recipe.sources[int(number)]
@@ -53,7 +51,7 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
         return {}, [f"config and tokenizer are those of {where}, which has no files here yet"]
     folder = folder_of(checkpoint)
     if folder is None:
-        if chosen is not None:
+        if recipe.output.files_from is not None:
             raise RecipeError(
                 f"{recipe.output.place}: there is no config.json beside {checkpoint.source}, so "
                 "it has no config and tokenizer to take along"
@@ -66,6 +64,13 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
     count = f"{len(found)} file{'' if len(found) == 1 else 's'}"
     told = [f"config, tokenizer and the like ({count}) come from {where}"] if found else []
     return found, told
+
+
+def _carrier(recipe: Recipe, opened: Opened) -> tuple[int | str, Checkpoint | None]:
+    """Give the number of the model that files are carried from, and the model."""
+    chosen = recipe.output.files_from
+    number = chosen if chosen is not None else BASE if opened.base is not None else 0
+    return number, opened.base if number == BASE else opened.models[int(number)]
 
 
 def folder_of(checkpoint: Checkpoint) -> Path | None:
@@ -100,9 +105,7 @@ def unclear_config(
 
 def layers_before(recipe: Recipe, opened: Opened) -> int | None:
     """Count the layers of the model that files are carried from; None if that is not clear."""
-    chosen = recipe.output.files_from
-    number = chosen if chosen is not None else BASE if opened.base is not None else 0
-    checkpoint = opened.base if number == BASE else opened.models[int(number)]
+    _, checkpoint = _carrier(recipe, opened)
     if checkpoint is None or not recipe.stacked:
         return None
     stacks = find_layers(checkpoint.specs, recipe.layers).stacks
