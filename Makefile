@@ -64,7 +64,8 @@ $(VENV)/.installed-digits: EXTRA := digits
 $(VENV)/.installed-digits: SIZE := 1.4 GB
 $(VENV)/.installed-dev: EXTRA := dev
 $(VENV)/.installed-dev: SIZE := 1.8 GB
-$(VENV)/.installed-digits $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.installed-digits $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt \
+		hatch_build.py src/conjoin/compiled/tiles.c
 	@echo "Installing conjoin[$(EXTRA)] and what it needs into $(VENV) (once; about $(SIZE) on disk with torch for CPUs) ..."
 	@$(BIN)/pip install -q --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[$(EXTRA)]'
 	@touch $@

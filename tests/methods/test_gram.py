@@ -94,10 +94,15 @@ def test_nothing_is_looked_at_twice_for_nothing():
 
     def total(function):
         looks.append(function)
-        return function([torch.zeros(3)] * 2)
+        return function([torch.full((3,), size)] * 2)
 
-    assert (gram_of(total, "m") == 0).all()
+    size = 2.0
+    assert (gram_of(total, "m") == 12).all()
     assert len(looks) == 1
+    for size in (0.0, 1e-30, 1e30):  # squares that float32 may not hold
+        looks.clear()
+        assert gram_of(total, "m") == pytest.approx(np.full((2, 2), 3 * size**2), rel=1e-6)
+        assert len(looks) == 2
 
 
 def test_the_distance_of_near_models_is_exact():

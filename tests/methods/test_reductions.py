@@ -8,9 +8,11 @@ import torch
 
 from conjoin.methods.reductions import (
     quick_products,
+    quick_sums,
     sum_of,
     sum_of_magnitudes,
     sum_of_products,
+    went_well,
 )
 
 SIZES = [0, 1, 3, 1 << 14, (1 << 14) + 1, 100_000, 1 << 18]
@@ -80,11 +82,12 @@ def magnitudes(kind, size):
 )
 def test_quick_products_are_those_of_float64(kind, size):
     vectors = magnitudes(kind, size)
-    found = quick_products(list(vectors))
-    if found is None:
+    first, product, second = quick_products(list(vectors)).tolist()
+    if not went_well([first, second]):
         assert kind in ("sparse", "spread")
         assert size < 4
         return
+    found = torch.tensor([[first, product], [0.0, second]], dtype=torch.float64)
     wide = vectors.double()
     expected = (wide @ wide.t()).triu()
     lengths = wide.norm(dim=1)
@@ -106,14 +109,27 @@ def test_quick_products_are_those_of_float64(kind, size):
         [math.inf, 1.0],
     ],
 )
-def test_quick_products_are_not_made_where_they_could_go_wrong(values):
-    assert quick_products([torch.tensor(values)]) is None
-    assert quick_products([torch.ones(2), torch.tensor(values)]) is None
+def test_it_is_seen_where_quick_products_could_go_wrong(values):
+    tensor = torch.tensor(values)
+    assert not went_well(quick_products([tensor]).tolist())
+    _, _, square = quick_products([torch.ones(2), tensor]).tolist()
+    assert not went_well([2.0, square])
 
 
-def test_quick_products_are_for_float32():
-    assert quick_products([torch.ones(2, dtype=torch.float64)]) is None
-    assert quick_products([torch.ones(0)]) is None
+def test_quick_products_of_float64_and_of_nothing():
+    large = torch.tensor([1e100, 3e100], dtype=torch.float64)
+    assert quick_products([large]).item() == pytest.approx(1e201, rel=1e-15)
+    assert quick_products([torch.ones(0), torch.ones(0)]).tolist() == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("values", [[3.0, 4.0], [1e38, 3e38, 3e38, 0.0], [0.0], []])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quick_sums_are_those_of_float64(values, dtype):
+    tensor = torch.tensor(values, dtype=dtype)
+    found = quick_sums([tensor, tensor.repeat(3000)])
+    expected = tensor.double().sum().item()
+    assert found.dtype == torch.float64
+    assert found.tolist() == pytest.approx([expected, 3000 * expected], rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [5000, 65_536, 200_001])

@@ -101,6 +101,13 @@ def test_inputs_stay_as_they_are_and_nothing_is_shared_with_them(row, case):
         assert torch.equal(_bits(tensor), _bits(old))
 
 
+def _assert_sums_agree(one, other, case):
+    """Sums in another order differ by roundings, of the size of the largest numbers at most."""
+    tensors, base, _ = case
+    largest = max((float(t.abs().max()) for t in (*tensors, base) if t.numel()), default=0.0)
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * max(1.0, largest))
+
+
 @rows
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_meta_tensors_stay_meta(row, dtype):
@@ -128,7 +135,7 @@ def test_blocks_change_no_bit(row, case, block):
     whole = run(row, **given)
     cut = run(row, **given, block=block)
     if row.name in SUMS:
-        torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-6)
+        _assert_sums_agree(cut, whole, case)
     else:
         assert torch.equal(_bits(cut), _bits(whole))
 
@@ -182,7 +189,7 @@ def test_a_permutation_of_the_elements_goes_through(row, case, data):
     one = run(row, **_given(row, tensors, base, weights)).reshape(-1)[order]
     other = run(row, **_given(row, shuffled, base.reshape(-1)[order], weights))
     if row.name in SUMS:
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        _assert_sums_agree(one, other, case)
     else:
         assert torch.equal(_bits(one), _bits(other))
 

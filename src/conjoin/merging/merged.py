@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec
+from conjoin.compiled import Program, Programs
 from conjoin.errors import MethodError, MismatchError, NonFiniteError
 from conjoin.merging.blocks import (
     BLOCK,
@@ -22,7 +23,7 @@ from conjoin.merging.blocks import (
 )
 from conjoin.merging.rounding import rounded, summable
 from conjoin.merging.summaries import Summaries
-from conjoin.merging.task import Rule, Source, Task, working_dtype
+from conjoin.merging.task import Rule, Source, Task, may_be_compiled, working_dtype
 from conjoin.methods import Need
 
 __all__ = ["Merged"]
@@ -55,7 +56,9 @@ class Merged(Checkpoint):
         self._specs = {name: task.spec for name, task in tasks.items()}
         self._seed, self._finite, self.device = seed, not allow_nonfinite, device
         self._metadata = dict(metadata or {})
-        self.summaries = Summaries(tasks, seed=seed, finite=self._finite)
+        self._programs = Programs(rounded)
+        self._compiled = dict[str, Program | None]()
+        self.summaries = Summaries(tasks, self._programs, seed=seed, finite=self._finite)
 
     @property
     def specs(self) -> Mapping[str, Spec]:
@@ -136,21 +139,65 @@ class Merged(Checkpoint):
             # Random numbers are drawn for whole blocks.
             begin = span[0] // BLOCK * BLOCK
             span = begin, min(begin + BLOCK, task.spec.numel)
+        result = None if span is None else self._by_program(name, task, span, held)
+        if result is None:
+            result = self._by_torch(name, task, span, held)
+        if wanted is not None and span is not None and wanted != span:
+            result = result[wanted[0] - span[0] : wanted[1] - span[0]]
+        return result
+
+    def _program(self, name: str, task: Task) -> Program | None:
+        """The program that makes parts of a tensor, if there is one."""
+        assert task.method is not None
+        if self.device is not None or not may_be_compiled(task) or not task.in_blocks:
+            return None
+        if name not in self._compiled:
+            self._compiled[name] = self._programs.of(
+                task.method.function,
+                self._keywords(name, task),
+                stored=[source.spec.dtype for source in task.inputs],
+                result=task.spec.dtype,
+                base=task.base is not None,
+            )
+        return self._compiled[name]
+
+    def _by_program(
+        self, name: str, task: Task, span: tuple[int, int], held: Held
+    ) -> Tensor | None:
+        """Make a block by a compiled program, if there is one that can."""
+        program = self._program(name, task)
+        if program is None:
+            return None
+        return program.run(_raw(task.inputs, span, held), self._generator(name, task, span))
+
+    def _generator(self, name: str, task: Task, span: Span) -> torch.Generator | None:
+        if task.method is None or not task.method.is_random:
+            return None
+        return block_generator(self._seed, name, 0 if span is None else span[0])
+
+    def _keywords(self, name: str, task: Task) -> dict[str, Any]:
+        """What a method is given besides tensors and a generator."""
+        assert task.method is not None
         keywords: dict[str, Any] = dict(task.settings.parameters)
-        checked = task.method.passes_nonfinite and _shows_nonfinite(task)
         if task.method.summarize is not None:
             keywords["summary"] = self.summaries.of(name)
+        if Need.WEIGHTS in task.method.needs:
+            keywords["weights"] = task.settings.weights or (1.0,) * len(task.sources)
+        return keywords
+
+    def _by_torch(self, name: str, task: Task, span: Span, held: Held) -> Tensor:
+        assert task.method is not None
+        keywords = self._keywords(name, task)
+        checked = task.method.passes_nonfinite and _shows_nonfinite(task)
+        if task.method.summarize is not None:
             checked = self.summaries.has_checked(name)
         asked = _as_stored(task) if span is None else task
         tensors = self._read(asked, span, held, checked=checked)
         shape = tensors[0].shape
         if task.base is not None:
             keywords["base"] = tensors.pop()
-        if Need.WEIGHTS in task.method.needs:
-            keywords["weights"] = task.settings.weights or (1.0,) * len(task.sources)
         if task.method.is_random:
-            start = 0 if span is None else span[0]
-            keywords["generator"] = block_generator(self._seed, name, start)
+            keywords["generator"] = self._generator(name, task, span)
         result = task.method.function(tensors, **keywords)
         if not isinstance(result, Tensor):
             raise MethodError(
@@ -161,8 +208,6 @@ class Merged(Checkpoint):
                 f"{task.method.name} gave shape {list(result.shape)} for {name!r}, "
                 f"whose shape is {list(shape)}"
             )
-        if wanted is not None and span is not None and wanted != span:
-            result = result[wanted[0] - span[0] : wanted[1] - span[0]]
         try:
             return self._finish(name, task, result)
         except NonFiniteError:

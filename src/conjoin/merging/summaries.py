@@ -7,16 +7,25 @@ threads and processes, always to the same bits.
 
 import inspect
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from conjoin.compiled import Program, Programs
 from conjoin.errors import MethodError
-from conjoin.merging.blocks import BLOCK, Held, block_generator, blocks_of, hold, read_inputs
-from conjoin.merging.task import Task
+from conjoin.merging.blocks import (
+    BLOCK,
+    Held,
+    block_generator,
+    blocks_of,
+    hold,
+    read_inputs,
+    read_source,
+)
+from conjoin.merging.task import Task, may_be_compiled
 from conjoin.methods import Need, Total
 
 __all__ = ["Alone", "Piece", "Summaries", "Workers"]
@@ -77,6 +86,7 @@ class Summaries:
 
     Args:
         tasks: of all tensors of the result.
+        programs: that may form the totals.
         seed: of random methods.
         finite: refuse NaN and infinity.
         workers: who makes the totals.
@@ -85,12 +95,14 @@ class Summaries:
     def __init__(
         self,
         tasks: Mapping[str, Task],
+        programs: Programs,
         *,
         seed: int,
         finite: bool,
         workers: Workers | None = None,
     ) -> None:
-        self._tasks, self._seed, self._finite = tasks, seed, finite
+        self._tasks, self._programs = tasks, programs
+        self._seed, self._finite = seed, finite
         self.workers: Workers = workers or Alone()
         self._known = dict[str, Tensor]()
         self._keys = dict[str, str]()
@@ -192,7 +204,9 @@ class Summaries:
         ]
         # A tensor without elements has the totals of an empty block.
         pieces = pieces or [Piece(name, 0, 0)]
-        total = _Total(self._tasks, pieces, workers, seed=self._seed, finite=self._finite)
+        total = _Total(
+            self._tasks, pieces, workers, self._programs, seed=self._seed, finite=self._finite
+        )
         made: Tensor = task.method.summarize(total, **_keywords(task))
         if self._finite and total.saw_all:
             self._checked.add(key)
@@ -207,11 +221,13 @@ class _Total(Total):
         tasks: Mapping[str, Task],
         pieces: Sequence[Piece],
         workers: Workers,
+        programs: Programs,
         *,
         seed: int,
         finite: bool,
     ) -> None:
         self._tasks, self._pieces, self._workers = tasks, pieces, workers
+        self._programs = programs
         self._seed, self._finite = seed, finite
         self.saw_all = False
 
@@ -220,8 +236,10 @@ class _Total(Total):
         return sum(piece.stop - piece.start for piece in self._pieces)
 
     def __call__(self, function: Function, /) -> Tensor:
+        compiled = self._compiled(function)
+
         def measure(piece: Piece) -> Tensor:
-            return self._measured(function, piece)
+            return self._measured(function, piece, compiled)
 
         first = measure(Piece(self._pieces[0].name, 0, 0))  # tells the dtype, and costs nothing
         if first.is_floating_point():
@@ -248,19 +266,48 @@ class _Total(Total):
 
         return torch.cat(self._workers.each(draw, self._pieces), -1)
 
-    def _measured(self, function: Function, piece: Piece) -> Tensor:
+    def _compiled(self, function: Function) -> dict[Hashable, Program | None]:
+        """Give the programs that form the total of a function, for every kind of tensor."""
+        wanted, found = inspect.signature(function).parameters, dict[Hashable, Program | None]()
+        if "into" in wanted:
+            return found
+        for name in {piece.name for piece in self._pieces}:
+            task = self._tasks[name]
+            stored = _stored(task)
+            if stored not in found and may_be_compiled(task):
+                found[stored] = self._programs.of(
+                    function,
+                    {},
+                    stored=stored,
+                    result=None,
+                    base=task.base is not None,
+                )
+        return found
+
+    def _measured(
+        self, function: Function, piece: Piece, compiled: Mapping[Hashable, Program | None]
+    ) -> Tensor:
         wanted = inspect.signature(function).parameters
         task, found = self._tasks[piece.name], None
         spans = list(blocks_of(piece.start, piece.stop))
         held = hold(task.inputs) if spans else {}
+        program = compiled.get(_stored(task)) if spans and may_be_compiled(task) else None
         for span in spans or [(piece.start, piece.stop)]:
-            tensors = self._read(task, span, held)
             given: dict[str, Any] = {}
+            if "generator" in wanted:
+                given["generator"] = block_generator(self._seed, piece.name, span[0])
+            if program is not None:
+                raw = [read_source(source, span, held) for source in task.inputs]
+                value = program.run(raw, **given)
+                if value is not None:
+                    found = value if found is None else found.add_(value)
+                    continue
+                if "generator" in wanted:  # as it was
+                    given["generator"] = block_generator(self._seed, piece.name, span[0])
+            tensors = self._read(task, span, held)
             base = None if task.base is None else tensors.pop()
             if "base" in wanted:
                 given["base"] = base
-            if "generator" in wanted:
-                given["generator"] = block_generator(self._seed, piece.name, span[0])
             if "into" in wanted:
                 found = function(tensors, **given, into=found)
             else:
@@ -271,6 +318,10 @@ class _Total(Total):
 
     def _read(self, task: Task, span: tuple[int, int], held: Held, step: int = 1) -> list[Tensor]:
         return read_inputs(task, task.inputs, span, finite=self._finite, held=held, step=step)
+
+
+def _stored(task: Task) -> tuple[torch.dtype, ...]:
+    return tuple(source.spec.dtype for source in task.inputs)
 
 
 def _over_model(task: Task) -> bool:

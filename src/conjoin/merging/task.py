@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec
+from conjoin.compiled import LEAST
 from conjoin.merging.agreement import agree
 from conjoin.methods import Method
 
-__all__ = ["Rule", "Settings", "Source", "Task", "make_tasks", "working_dtype"]
+__all__ = ["Rule", "Settings", "Source", "Task", "make_tasks", "may_be_compiled", "working_dtype"]
 
 
 class Rule(StrEnum):
@@ -186,6 +187,12 @@ def _twins(
 
 def _root(model: Checkpoint, name: str) -> str:
     return model.specs[name].alias_of or name
+
+
+def may_be_compiled(task: Task) -> bool:
+    """Say whether a compiled program may stand for the method of a task: it has float32 only."""
+    # Ties are looked at where tensors are read for torch.
+    return task.working == torch.float32 and task.spec.numel >= LEAST and not task.twins
 
 
 def working_dtype(dtypes: Sequence[torch.dtype], least: torch.dtype | None = None) -> torch.dtype:

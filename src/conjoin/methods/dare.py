@@ -1,6 +1,6 @@
 """DARE: drop changes at random, and rescale the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from conjoin.compiled import Recorder
 from conjoin.methods.elections import (
     Elect,
     Merge,
@@ -18,8 +19,8 @@ from conjoin.methods.elections import (
 )
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within, one_per_model
-from conjoin.methods.reductions import quick_sum
-from conjoin.methods.strips import in_strips, strips_of
+from conjoin.methods.reductions import quick_sums
+from conjoin.methods.strips import STRIP, in_strips, strips_of
 from conjoin.methods.weights import added_up, checked_weights, fractions_of
 
 __all__ = ["dare_linear", "dare_ties", "find_factors"]
@@ -50,17 +51,18 @@ def find_factors(
         return torch.where(kept > 0, 1 / kept, 1.0)
 
     def norms(tensors: Sequence[Tensor], *, base: Tensor, generator: torch.Generator) -> Tensor:
-        random = _random_bits(generator)
-        before, after = [0.0] * len(densities), [0.0] * len(densities)
-        if not base.is_meta:
-            for parts, ancestor in strips_of(tensors, base):
-                sizes = [change_from(ancestor, part, "dare").abs_() for part in parts]
-                before = [one + quick_sum(size) for one, size in zip(before, sizes, strict=True)]
-                _drop(sizes, densities, random)
-                after = [one + quick_sum(size) for one, size in zip(after, sizes, strict=True)]
-        return torch.tensor([before, after], dtype=torch.float64)
+        if base.is_meta:
+            return torch.zeros(2 * len(densities), dtype=torch.float64)
+        sums = []
+        for (parts, ancestor), masks in zip(
+            strips_of(tensors, base), _masks(generator, base, densities), strict=True
+        ):
+            before = [change_from(ancestor, part, "dare").abs_() for part in parts]
+            after = [_masked(size, mask) for size, mask in zip(before, masks, strict=True)]
+            sums.append(quick_sums([*before, *after]))
+        return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
-    before, after = total(norms)
+    before, after = total(norms).view(2, -1)
     # Nothing left, or nothing there: no factor would help.
     return torch.where(after > 0, before / after, 1.0)
 
@@ -107,11 +109,11 @@ def dare_linear(
     if base.is_meta:
         return torch.empty_like(base)
     factors = [share * factor for share, factor in zip(shares, summary.tolist(), strict=True)]
-    densities, random = one_per_model(density, len(tensors)), _random_bits(generator)
+    masks = _masks(generator, base, one_per_model(density, len(tensors)))
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
-        changes = [change_from(base, tensor, "dare_linear") for tensor in tensors]
-        _drop(changes, densities, random)
+        whole = [change_from(base, tensor, "dare_linear") for tensor in tensors]
+        changes = [_masked(change, mask) for change, mask in zip(whole, next(masks), strict=True)]
         return added_up(changes, factors, divisor).add_(base)
 
     return in_strips(merge_strip, tensors, base)
@@ -166,11 +168,11 @@ def dare_ties(
         return torch.empty_like(base)
     shares, divisor = fractions_of(weights, len(tensors), "dare_ties", normalize=False)
     factors = [share * factor for share, factor in zip(shares, summary.tolist(), strict=True)]
-    densities, random = one_per_model(density, len(tensors)), _random_bits(generator)
+    masks = _masks(generator, base, one_per_model(density, len(tensors)))
 
     def merge_strip(tensors: list[Tensor], base: Tensor) -> Tensor:
-        changes = [change_from(base, tensor, "dare_ties") for tensor in tensors]
-        _drop(changes, densities, random)
+        whole = [change_from(base, tensor, "dare_ties") for tensor in tensors]
+        changes = [_masked(change, mask) for change, mask in zip(whole, next(masks), strict=True)]
         for change, factor in zip(changes, factors, strict=True):
             if factor != 1:
                 change.mul_(factor)
@@ -208,39 +210,75 @@ def _random_bits(generator: torch.Generator) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(seed))
 
 
-def _drop(
-    changes: Sequence[Tensor], densities: Sequence[float], random: np.random.Generator
-) -> None:
-    """Set elements of the changes to zero, in place, by the next random bits."""
-    for change, density in zip(changes, densities, strict=True):
-        chances = _chances(density)
-        if chances == 0:
-            change.zero_()
-        if chances in (0, _CHANCES):
-            continue
-        kept = torch.from_numpy(_kept(change.numel(), chances, random).view(np.int8))
-        # Zero times infinity would be NaN, and masks of bool are slow. -1 has all bits.
-        own = kept.neg_().to(change.device).view(change.shape)
-        if change.requires_grad:
-            change.mul_(own.ne(0))  # autograd does not see what becomes of bits
-        else:
-            change.view(_INTEGERS[change.dtype]).bitwise_and_(own)
+Mask: TypeAlias = Tensor | bool
+"""Which elements of a strip are kept: int8 [size], -1 (all bits) or 0. Or all of them, or none."""
 
 
-def _kept(size: int, chances: int, random: np.random.Generator) -> NDArray[np.bool_]:
-    """Draw which elements are kept, of 2**32 chances each (neither none nor all)."""
-    digits = _DIGITS - (chances & -chances).bit_length() + 1
-    if digits <= _FEW:
-        packed = _packed(-(-size // 64), chances >> (_DIGITS - digits), digits, random)
-        return np.unpackbits(packed.view(np.uint8), count=size).view(np.bool_)
-    first, later = divmod(chances, 1 << _LATER)
-    # Whole words: the plain stream of the bits, drawn while other threads go on.
-    drawn = random.integers(0, 2**64, -(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
-    kept: NDArray[np.bool_] = drawn < first
-    if later:
-        even = np.flatnonzero(drawn == first)
-        kept[even] = random.integers(0, 1 << _LATER, len(even), dtype=np.uint32) < later
-    return kept
+def _masks(
+    generator: torch.Generator, base: Tensor, densities: Sequence[float]
+) -> Iterator[list[Mask]]:
+    """Draw masks for the changes from each strip of a base, in the order of strips and models."""
+    random = _random_bits(generator)
+    chances = [_chances(density) for density in densities]
+    asked = [one for one in chances if one not in (0, _CHANCES)]
+    packed = all(_digits(one) <= _FEW for one in asked)
+
+    def draw_again(generator: torch.Generator, size: int) -> list[Tensor]:
+        random = _random_bits(generator)
+        if packed:
+            return [torch.from_numpy(_bits(size, one, random)) for one in asked]
+        return [torch.from_numpy(_bytes(size, one, random)) for one in asked]
+
+    for strip in base.reshape(-1).split(STRIP):
+        masks: list[Mask] = []
+        for one in chances:
+            if one in (0, _CHANCES):
+                masks.append(one > 0)
+            else:
+                masks.append(torch.from_numpy(_bytes(strip.numel(), one, random)))
+        if isinstance(generator, Recorder):
+            noted = [mask for mask in masks if isinstance(mask, Tensor)]
+            generator.note(noted, torch.uint8 if packed else torch.int8, draw_again)
+        yield masks
+
+
+def _masked(change: Tensor, mask: Mask) -> Tensor:
+    """Give a change with zeros where it is dropped."""
+    if isinstance(mask, bool):
+        return change if mask else torch.zeros_like(change)
+    own = mask.to(change.device).view(change.shape)
+    if change.requires_grad:
+        return change * own.ne(0)  # autograd does not see what becomes of bits
+    # Zero times infinity would be NaN, and masks of bool are slow. -1 has all bits.
+    return change.view(_INTEGERS[change.dtype]).bitwise_and(own).view(change.dtype)
+
+
+def _digits(chances: int) -> int:
+    """Give how many binary digits a density has, of 2**32 chances (neither none nor all)."""
+    return _DIGITS - (chances & -chances).bit_length() + 1
+
+
+def _bytes(size: int, chances: int, random: np.random.Generator) -> NDArray[np.int8]:
+    """Draw which elements are kept, of 2**32 chances each: -1, which has all bits, or 0."""
+    if _digits(chances) <= _FEW:
+        kept = np.unpackbits(_bits(size, chances, random), count=size).view(np.bool_)
+    else:
+        first, later = divmod(chances, 1 << _LATER)
+        # Whole words: the plain stream of the bits, drawn while other threads go on.
+        drawn = random.integers(0, 2**64, -(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
+        kept = drawn < first
+        if later:
+            even = np.flatnonzero(drawn == first)
+            kept[even] = random.integers(0, 1 << _LATER, len(even), dtype=np.uint32) < later
+    masks = kept.view(np.int8)
+    return np.negative(masks, out=masks)
+
+
+def _bits(size: int, chances: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    """Draw them as bits, the highest of a byte first, for densities of few digits."""
+    digits = _digits(chances)
+    words = _packed(-(-size // 64), chances >> (_DIGITS - digits), digits, random)
+    return words.view(np.uint8)[: -(-size // 8)]
 
 
 def _packed(

@@ -18,7 +18,7 @@ from torch import Tensor
 from conjoin.errors import MethodError
 from conjoin.methods.elections import check_real
 from conjoin.methods.method import Total
-from conjoin.methods.reductions import quick_products
+from conjoin.methods.reductions import quick_products, went_well
 from conjoin.methods.strips import in_strips, strips_of
 from conjoin.methods.weights import shares_of
 
@@ -63,7 +63,8 @@ def gram_of(
             are in float32, in less than half of the time; see `quick_products` for the error.
             Coefficients have an error of that size then, of models that are almost equal as of
             others, unless vectors cancel. So where two are nearly opposite, or the weighted sum of
-            all directions is short, a second look at the tensors is exact.
+            all directions is short, or a length leaves the range of float32, a second look at the
+            tensors is exact.
 
     Returns:
         [n, n].
@@ -78,20 +79,21 @@ def gram_of(
 
     def quickly(tensors: Sequence[Tensor], *, base: Tensor | None = None) -> Tensor:
         check_real(tensors[0], method)
-        sums = torch.zeros(len(tensors), len(tensors), dtype=torch.float64)
         if tensors[0].is_meta:
-            return sums
-        for parts, ancestor in strips_of(tensors, tensors[0] if base is None else base):
-            changes = parts if base is None else [part - ancestor for part in parts]
-            found = quick_products(changes)
-            if found is None:
-                found = _pairs(parts, None if base is None else ancestor, torch.mul)
-            sums += found
-        return sums
+            return torch.zeros(len(tensors) * (len(tensors) + 1) // 2, dtype=torch.float64)
+        sums = [
+            quick_products(parts if base is None else [part - ancestor for part in parts])
+            for parts, ancestor in strips_of(tensors, tensors[0] if base is None else base)
+        ]
+        return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
     if not exact:
-        gram = _symmetric(total(quickly))
-        if not _cancel(gram, weights):
+        found = total(quickly).tolist()
+        count = (math.isqrt(8 * len(found) + 1) - 1) // 2
+        upper = torch.zeros(count, count, dtype=torch.float64)
+        upper[tuple(torch.triu_indices(count, count))] = torch.tensor(found, dtype=torch.float64)
+        gram = _symmetric(upper)
+        if went_well(np.diagonal(gram).tolist()) and not _cancel(gram, weights):
             return gram
     return _symmetric(total(exactly))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from conjoin.methods.elections import Undecided, change_from, check_real
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within
-from conjoin.methods.reductions import quick_products, sum_of
+from conjoin.methods.reductions import quick_products, sum_of, went_well
 from conjoin.methods.strips import in_strips, strips_of
 from conjoin.methods.trimming import count_kept, largest
 
@@ -174,8 +174,8 @@ def _spread(changes: Sequence[Tensor]) -> Tensor:
 
 
 def _sum_of_squares(change: Tensor) -> Tensor:
-    quick = quick_products([change])
-    if quick is not None:
-        return quick[0, 0]
+    quick = quick_products([change])[0]
+    if change.dtype == torch.float32 and went_well([float(quick)]):
+        return quick
     wide = change.to(torch.float64, copy=True)
     return sum_of(wide.mul_(wide))

@@ -13,6 +13,7 @@ import torch
 
 from conjoin import __version__
 from conjoin.checkpoints import Checkpoint
+from conjoin.compiled import load_library
 from conjoin.merging import BLOCK, Merged, Rule, Task
 from conjoin.recipes.carrying import carried_from, layers_before, unclear_config
 from conjoin.recipes.identity import identify, sha256_of
@@ -126,6 +127,7 @@ class Plan:
             "carried": self._digests,
             "conjoin": __version__,
             "torch": torch.__version__,
+            "compiled": load_library() is not None,
             "block": BLOCK,
             "span": SPAN,
         }

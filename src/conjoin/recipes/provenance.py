@@ -12,6 +12,7 @@ import xxhash
 import yaml
 
 from conjoin import __version__
+from conjoin.compiled import load_library
 from conjoin.recipes.plan import Plan
 from conjoin.recipes.tasks import task_of
 from conjoin.streaming import Done
@@ -42,6 +43,7 @@ def provenance(
         "made_by": {
             "conjoin": __version__,
             "torch": torch.__version__,
+            "compiled": load_library() is not None,
             "python": platform.python_version(),
         },
         "plan": plan.hash,

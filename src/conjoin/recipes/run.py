@@ -129,7 +129,7 @@ def _same_plan(plan: Plan, ranks: Ranks) -> None:
     if len(set(ranks.gather(plan.hash))) > 1:
         raise StageError(
             "the processes have made different plans: they do not see the same recipe and inputs, "
-            "or run different versions"
+            "or run different versions, or only some have conjoin's compiled part"
         )
 
 

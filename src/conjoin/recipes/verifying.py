@@ -100,8 +100,14 @@ def verify(out: Path, *, samples: int | None = 20, seed: int = 0) -> Verdict:
         if name in missing:
             continue
         wrong += _compare(plan, record, result, name)
-    if record.get("made_by", {}).get("torch") != plan.describe()["torch"]:
+    made_by, now = record.get("made_by", {}), plan.describe()
+    if made_by.get("torch") != now["torch"]:
         notes.append("made with another version of torch, which may round otherwise")
+    if made_by.get("compiled", False) != now["compiled"]:
+        notes.append(
+            "made with conjoin's compiled part and verified without it, or the other way round; "
+            "sums over whole tensors may differ in their last bits"
+        )
     return Verdict(tuple(chosen), len(names), tuple(wrong), tuple(notes))
 
 

@@ -1,0 +1,25 @@
+"""Elementwise work in compiled programs, to the same bits as torch does it, where that is faster.
+
+    function of tensors ──tracing──► operations ──► program ──► tiles.c, a tile at a time
+                                          └── proved by running
+
+It is an addition that an installation may lack (no compiler, other systems) and that can be turned
+off (the environment variable ``CONJOIN_COMPILED=0``): torch does everything then, to the same bits,
+but for sums over a whole tensor, whose last bits differ.
+"""
+
+from conjoin.compiled.library import OFF, find_library, load_library
+from conjoin.compiled.program import Program
+from conjoin.compiled.programs import LEAST, Programs
+from conjoin.compiled.tracing import Recorder, UntraceableError
+
+__all__ = [
+    "LEAST",
+    "OFF",
+    "Program",
+    "Programs",
+    "Recorder",
+    "UntraceableError",
+    "find_library",
+    "load_library",
+]

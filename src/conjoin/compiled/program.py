@@ -1,0 +1,215 @@
+"""Programs of elementwise operations, and how they are run."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from conjoin.compiled.library import load_library
+
+__all__ = ["DTYPES", "REGISTERS", "Draw", "Instruction", "Operation", "Program"]
+
+REGISTERS = 48
+"""As in tiles.c."""
+
+DTYPES = {
+    torch.bfloat16: 0,
+    torch.float16: 1,
+    torch.float32: 2,
+    torch.int8: 3,
+    torch.uint8: 4,
+}
+"""What can be loaded: numbers, which can be stored as well, and masks, see `Recorder.note`."""
+
+
+class Operation(IntEnum):
+    """As in tiles.c."""
+
+    LOAD = 0
+    STORE = 1
+    FILL = 2
+    COPY = 3
+    ADD = 4
+    SUBTRACT = 5
+    MULTIPLY = 6
+    DIVIDE = 7
+    ADD_SCALED = 8
+    ABSOLUTE = 9
+    NEGATE = 10
+    SIGN = 11
+    RELU = 12
+    BITS_AND = 13
+    EQUAL = 14
+    NOT_EQUAL = 15
+    LESS = 16
+    LESS_EQUAL = 17
+    GREATER = 18
+    GREATER_EQUAL = 19
+    MAXIMUM = 20
+    MINIMUM = 21
+    HARD_SHRINK = 22
+    COPY_SIGN = 23
+    SELECT = 24
+    SUM = 25
+    SUM_OF_PRODUCTS = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One operation on values, which are numbered in the order in which they are made.
+
+    Args:
+        operation: what is done.
+        to: the value that it makes; of STORE, the number of an output; of sums, their number.
+        from_: the first value; of LOAD, the number of an input.
+        other: the second value, None for the constant.
+        third: the third value; of LOAD and STORE, the number of a dtype.
+        constant: a number.
+    """
+
+    operation: Operation
+    to: int
+    from_: int = 0
+    other: int | None = None
+    third: int | None = None
+    constant: float = 0.0
+
+
+class _Encoded(ctypes.Structure):
+    _fields_ = (
+        ("operation", ctypes.c_int32),
+        ("to", ctypes.c_int32),
+        ("from_", ctypes.c_int32),
+        ("other", ctypes.c_int32),
+        ("third", ctypes.c_int32),
+        ("constant", ctypes.c_float),
+    )
+
+
+Draw = Callable[[torch.Generator, int], Sequence[Tensor]]
+"""Draws the random masks of a block again, of its generator and its size: see `Recorder.note`."""
+
+
+class Program:
+    """Instructions, with values in registers.
+
+    Args:
+        instructions: in their order.
+        dtypes: of the inputs.
+        result: dtype of the result, None if there are only sums.
+        sums: how many there are.
+        draws: make the inputs behind the given ones.
+
+    Raises:
+        ValueError: more values are needed at once than there are registers.
+    """
+
+    def __init__(
+        self,
+        instructions: Sequence[Instruction],
+        *,
+        dtypes: Sequence[torch.dtype],
+        result: torch.dtype | None,
+        sums: int = 0,
+        draws: Sequence[Draw] = (),
+    ) -> None:
+        self._dtypes, self._result, self._sums = tuple(dtypes), result, sums
+        self._draws = tuple(draws)
+        encoded = _in_registers(instructions)
+        self._code = (_Encoded * len(encoded))(*encoded)
+        self._library = load_library()
+        self.structure = (
+            self._dtypes,
+            result,
+            tuple((one.operation, one.to, one.from_, one.other, one.third) for one in encoded),
+        )
+        """All but the constants."""
+
+    def run(
+        self, inputs: Sequence[Tensor], generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        """Give the result, or the sums: float64 [k].
+
+        Args:
+            inputs: flat, of one size.
+            generator: of the block, if something is drawn.
+
+        Returns:
+            None if the inputs are not those that the program is for, or if numbers among them or
+            in the result are NaN or infinite, of which torch has to see.
+        """
+        size, given = inputs[0].numel(), [*inputs]
+        if generator is not None:
+            for draw in self._draws:
+                given += draw(generator, size)
+        if self._library is None or not self._fit(given, size):
+            return None
+        given = [tensor.detach().contiguous() for tensor in given]
+        result = None if self._result is None else torch.empty(size, dtype=self._result)
+        sums = torch.zeros(self._sums, dtype=torch.float64)
+        found = self._library.conjoin_run(
+            self._code,
+            len(self._code),
+            (ctypes.c_void_p * len(given))(*(tensor.data_ptr() for tensor in given)),
+            (ctypes.c_void_p * 1)(None if result is None else result.data_ptr()),
+            sums.data_ptr(),
+            size,
+        )
+        if found:
+            return None
+        return sums if result is None else result
+
+    def _fit(self, given: Sequence[Tensor], size: int) -> bool:
+        return len(given) == len(self._dtypes) and all(
+            tensor.dtype == dtype
+            and tensor.device.type == "cpu"
+            and tensor.numel() == (-(-size // 8) if dtype == torch.uint8 else size)
+            for tensor, dtype in zip(given, self._dtypes, strict=True)
+        )
+
+
+_NO_VALUE = frozenset({Operation.STORE, Operation.SUM, Operation.SUM_OF_PRODUCTS})
+_DTYPED = frozenset({Operation.LOAD, Operation.STORE})
+
+
+def _reads(one: Instruction) -> list[int]:
+    read = [] if one.operation in (Operation.LOAD, Operation.FILL) else [one.from_]
+    if one.other is not None:
+        read.append(one.other)
+    if one.third is not None and one.operation not in _DTYPED:
+        read.append(one.third)
+    return read
+
+
+def _in_registers(instructions: Sequence[Instruction]) -> list[_Encoded]:
+    """Give each value a register until it is read for the last time.
+
+    The register that an instruction writes is never one that it reads: the compiler counts on it.
+    """
+    last = {value: place for place, one in enumerate(instructions) for value in _reads(one)}
+    free, where = list(range(REGISTERS))[::-1], dict[int, int]()
+    encoded = []
+    for place, one in enumerate(instructions):
+        makes = one.operation not in _NO_VALUE
+        if makes:
+            if not free:
+                raise ValueError("too many values at once")
+            where[one.to] = free.pop()
+        loads, dtyped = one.operation is Operation.LOAD, one.operation in _DTYPED
+        encoded.append(
+            _Encoded(
+                one.operation,
+                where[one.to] if makes else one.to,
+                one.from_ if loads else where.get(one.from_, 0),  # FILL has none
+                -1 if one.other is None else where[one.other],
+                -1 if one.third is None else one.third if dtyped else where[one.third],
+                one.constant,
+            )
+        )
+        for value in {*_reads(one), *([one.to] if makes else [])}:
+            if last.get(value, -1) <= place:
+                free.append(where.pop(value))
+    return encoded

@@ -1,0 +1,176 @@
+"""The programs of a merge: made when asked for, and proved by running before they are used."""
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conjoin.compiled.library import load_library
+from conjoin.compiled.program import DTYPES, Program
+from conjoin.compiled.tracing import Recorder, Trace, UntraceableError, trace
+
+__all__ = ["LEAST", "Programs"]
+
+LEAST = 1 << 16
+"""Elements of a tensor for which a program is made: below, making it takes longer than it saves."""
+
+_STORED = frozenset(dtype for dtype in DTYPES if dtype.is_floating_point)
+_SAMPLE = 1031  # two tiles and a part of one
+_CLOSE = 1e-6
+
+
+class Programs:
+    """Programs by what they depend on.
+
+    Args:
+        rounded: brings float32 to the dtype of a result.
+    """
+
+    def __init__(self, rounded: Callable[[Tensor, torch.dtype], Tensor]) -> None:
+        self._rounded = rounded
+        self._made = dict[Hashable, Program | None]()
+        self._proved = dict[Hashable, bool]()
+        self._samples = dict[Hashable, list[Tensor]]()
+
+    def of(
+        self,
+        function: Callable[..., Tensor],
+        keywords: Mapping[str, Any],
+        *,
+        stored: Sequence[torch.dtype],
+        result: torch.dtype | None,
+        base: bool,
+    ) -> Program | None:
+        """Give a program that does what a function does; None if there is none.
+
+        Args:
+            function: ``(tensors, **keywords)``, elementwise. It is given a `base` and a `generator`
+                if it has these keywords.
+            keywords: the others.
+            stored: dtypes of what is read: one per tensor, the base at the end.
+            result: dtype of the result; None for a function that gives sums.
+            base: whether there is one.
+        """
+        if load_library() is None or not {*stored, result} <= {*_STORED, None}:
+            return None
+        try:
+            key = (_known_by(function), tuple(stored), result, base, _hashable(keywords))
+            known = key in self._made
+        except TypeError:  # it hangs on something that has no equal
+            key, known = None, False
+        if not known:
+            self._made[key] = self._make(function, keywords, stored, result, base=base)
+        return self._made[key]
+
+    def _make(
+        self,
+        function: Callable[..., Tensor],
+        keywords: Mapping[str, Any],
+        stored: Sequence[torch.dtype],
+        result: torch.dtype | None,
+        *,
+        base: bool,
+    ) -> Program | None:
+        wanted = inspect.signature(function).parameters
+
+        def called(inputs: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+            tensors, given = [*inputs], dict(keywords)
+            ancestor = tensors.pop() if base else None
+            if "base" in wanted:
+                given["base"] = ancestor
+            if "generator" in wanted:
+                given["generator"] = generator
+            return function(tensors, **given)
+
+        inputs, others = self._sample(stored)
+        wide = [tensor.float() for tensor in inputs]
+        recorder = Recorder.seeded(1)
+        try:
+            traced = trace(lambda tensors: called(tensors, recorder), wide, stored, recorder)
+            program = _program(traced, result)
+        except Exception:  # torch will meet what is an error, on the numbers that it is about
+            return None
+        # Once for programs of one function that differ in constants alone.
+        known = getattr(function, "__code__", function), program.structure
+        if known not in self._proved:
+            with torch.no_grad():
+                again = called([tensor.float() for tensor in others], _seeded(2))
+            self._proved[known] = self._same(
+                program.run(inputs, _seeded(1)), traced.given, result
+            ) and self._same(program.run(others, _seeded(2)), again, result)
+        return program if self._proved[known] else None
+
+    def _same(self, found: Tensor | None, expected: Tensor, result: torch.dtype | None) -> bool:
+        """Whether a program gave what torch gave: to the last bit, or sums nearly so."""
+        if found is None:
+            return False
+        if result is None:
+            size = float(expected.abs().max()) if expected.numel() else 0.0
+            return torch.allclose(found, expected, rtol=0, atol=_CLOSE * size)
+        bits = torch.int32 if result.itemsize == 4 else torch.int16
+        return torch.equal(found.view(bits), self._rounded(expected.reshape(-1), result).view(bits))
+
+    def _sample(self, stored: Sequence[torch.dtype]) -> tuple[list[Tensor], list[Tensor]]:
+        """Give two samples of numbers: of all sizes, zeros, and some that models have in common."""
+        key = tuple(stored)
+        if key not in self._samples:
+            generator = _seeded(0)
+            made = []
+            for _ in range(2):
+                shared = torch.randn(_SAMPLE, generator=generator)
+                alike = torch.rand(_SAMPLE, generator=generator) < 0.1
+                size = 10 ** torch.empty(_SAMPLE).uniform_(-4, 1, generator=generator)
+                for dtype in stored:
+                    noise = torch.randn(_SAMPLE, generator=generator)
+                    noise[torch.rand(_SAMPLE, generator=generator) < 0.1] *= 0.0  # of both signs
+                    values = torch.where(alike, shared, size * noise)
+                    made.append(values.to(dtype))
+            self._samples[key] = made
+        made = self._samples[key]
+        return made[: len(stored)], made[len(stored) :]
+
+
+def _program(traced: Trace, result: torch.dtype | None) -> Program:
+    if (result is None) != (traced.result is None):
+        raise UntraceableError("gives sums for a result, or a result for sums")
+    return Program(
+        traced.stored(result),
+        dtypes=traced.dtypes,
+        result=result,
+        sums=traced.sums,
+        draws=traced.draws,
+    )
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _known_by(function: Callable[..., Tensor]) -> Hashable:
+    """Give what tells functions apart that do different things: code, and what it hangs on.
+
+    Raises:
+        TypeError: that is not known.
+    """
+    if not isinstance(function, FunctionType):
+        raise TypeError
+    cells = tuple(_hashable(cell.cell_contents) for cell in function.__closure__ or ())
+    return function.__code__, cells, _hashable(function.__defaults__ or ())
+
+
+def _hashable(value: Any) -> Hashable:
+    """Give a value that can be a key, equal for equal values only."""
+    if isinstance(value, Tensor):
+        return (str(value.dtype), tuple(value.shape), value.numpy().tobytes())
+    if isinstance(value, Mapping):
+        return tuple((name, _hashable(one)) for name, one in sorted(value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_hashable, value))
+    if isinstance(value, FunctionType):
+        return _known_by(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return (type(value), value)
+    raise TypeError

@@ -1,0 +1,288 @@
+"""Compiled programs give torch's bits: for every method that a program can be made of."""
+
+import inspect
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import conjoin.compiled.programs
+from conjoin import merge
+from conjoin.checkpoints import MemoryCheckpoint
+from conjoin.compiled import LEAST, Programs, load_library
+from conjoin.errors import NonFiniteError
+from conjoin.merging.rounding import rounded
+from conjoin.methods import METHODS, Need, TotalOf
+from conjoin.methods.reductions import quick_products, quick_sums
+
+if load_library() is None and not os.environ.get("CONJOIN_REQUIRE_COMPILED"):
+    pytest.skip("this installation has no compiled part", allow_module_level=True)
+
+few = settings(deadline=None, max_examples=30)
+ELEMENTWISE = [row for row in METHODS.values() if row.elementwise]
+rows = pytest.mark.parametrize("row", ELEMENTWISE, ids=[row.name for row in ELEMENTWISE])
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+# What these look at is a whole tensor, so that their summaries have other last bits.
+SUMMED = {row.name for row in ELEMENTWISE if row.summarize is not None}
+
+OTHER = {
+    "linear": {"normalize": False},
+    "passthrough": {"scale": 0.3},
+    "slerp": {"t": 0.3},
+    "nearswap": {"t": 0.01},
+    "expo": {"alpha": -1.5},
+    "task_arithmetic": {"scale": 0.7, "normalize": True},
+    "ties": {"elect": "count", "merge": "weighted", "undecided": "positive", "scale": 1.5},
+    "dare_linear": {"density": 0.3, "rescale": "l1"},
+    "dare_ties": {"density": [0.3, 1.0], "merge": "sum", "rescale": "none", "scale": 0.9},
+    "breadcrumbs": {"density": 0.6, "gamma": 0.2},
+    "breadcrumbs_ties": {"density": 0.6, "gamma": 0.2, "merge": "weighted"},
+    "sce": {"select_topk": 0.5, "merge": "sum"},
+    "tall_mask": {"task": 1},
+}
+
+
+def bits(tensor):
+    return tensor.contiguous().view(torch.int32 if tensor.element_size() == 4 else torch.int16)
+
+
+def numbers(size, dtype, generator):
+    """Numbers of all sizes that this dtype has, and zeros of both signs."""
+    least, most = (-6, 3) if dtype == torch.float16 else (-40, 20)
+    powers = torch.empty(size).uniform_(least, most, generator=generator)
+    signs = torch.randint(-1, 2, (size,), generator=generator)
+    spread = signs * 10.0**powers
+    near = torch.randn(size, generator=generator)
+    chosen = torch.rand(size, generator=generator)
+    values = torch.where(chosen < 0.3, spread, torch.where(chosen < 0.4, -0.0, near))
+    return values.to(dtype)
+
+
+def prepared(row, count, dtypes, size, seed, parameters):
+    """Stored tensors with their base, and the keywords of the method."""
+    generator = torch.Generator().manual_seed(seed)
+    count = row.models or max(count, row.least)
+    stored = [numbers(size, dtypes[k % len(dtypes)], generator) for k in range(count)]
+    if Need.BASE in row.needs:
+        # Many elements of the models are those of the base, as after training of some layers.
+        base = numbers(size, dtypes[0], generator)
+        same = torch.rand(size, generator=generator) < 0.2
+        stored = [torch.where(same, base.to(one.dtype), one) for one in stored]
+        stored.append(base)
+    wide = [tensor.float() for tensor in stored]
+    keywords = {**row.defaults, **parameters}
+    keywords = {name: 0.25 if v is inspect.Parameter.empty else v for name, v in keywords.items()}
+    if Need.WEIGHTS in row.needs:
+        keywords["weights"] = [0.3, 1.0, 0.55, 2.0][:count]
+    if row.summarize is not None:
+        given = {"generator": torch.Generator().manual_seed(seed)}
+        tensors = [*wide]
+        if Need.BASE in row.needs:
+            given["base"] = tensors.pop()
+        wanted = inspect.signature(row.summarize).parameters
+        own = {name: value for name, value in keywords.items() if name in wanted}
+        keywords["summary"] = row.summarize(TotalOf(tensors, **given), **own)
+    return stored, keywords
+
+
+def by_torch(row, stored, keywords, seed, dtype):
+    tensors, given = [tensor.float() for tensor in stored], dict(keywords)
+    if Need.BASE in row.needs:
+        given["base"] = tensors.pop()
+    if row.is_random:
+        given["generator"] = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        return rounded(row.function(tensors, **given), dtype)
+
+
+@rows
+@few
+@given(
+    count=st.integers(2, 4),
+    dtypes=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=3),
+    result=st.sampled_from(DTYPES),
+    size=st.sampled_from([1, 2, 511, 512, 513, 1024, 3001]),
+    seed=st.integers(0, 999),
+    other=st.booleans(),
+)
+def test_every_elementwise_method_has_torchs_bits(row, count, dtypes, result, size, seed, other):
+    parameters = OTHER.get(row.name, {}) if other else {}
+    if "density" in parameters and isinstance(parameters["density"], list):
+        count = len(parameters["density"])
+    stored, keywords = prepared(row, count, dtypes, size, seed, parameters)
+    program = Programs(rounded).of(
+        row.function,
+        keywords,
+        stored=[tensor.dtype for tensor in stored],
+        result=result,
+        base=Need.BASE in row.needs,
+    )
+    if program is None:
+        # Factors that are out of all bounds are used in float64, and the spread of many models.
+        wide = not keywords.get("summary", torch.zeros(1)).abs().max() <= 16
+        assert wide or (row.name == "sce" and len(stored) > 3)
+        return
+    expected = by_torch(row, stored, keywords, seed, result)
+    found = program.run(stored, torch.Generator().manual_seed(seed) if row.is_random else None)
+    if found is None:
+        assert not expected.isfinite().all()
+    else:
+        assert torch.equal(bits(found), bits(expected))
+
+
+@rows
+def test_programs_are_made_of_all_of_them(row):
+    # Torch alone would be right as well, and slower: nothing else would tell.
+    stored, keywords = prepared(row, 2, [torch.float32], 2000, 0, {})
+    program = Programs(rounded).of(
+        row.function,
+        keywords,
+        stored=[torch.bfloat16] * len(stored),
+        result=torch.bfloat16,
+        base=Need.BASE in row.needs,
+    )
+    assert program is not None
+
+
+def models_of(count, size, dtype):
+    generator = torch.Generator().manual_seed(size)
+    base = torch.randn(size, generator=generator)
+    made = [base + 0.1 * torch.randn(size, generator=generator) for _ in range(count)]
+    return [MemoryCheckpoint({"w": one.to(dtype).reshape(2, -1)}) for one in made], (
+        MemoryCheckpoint({"w": base.to(dtype).reshape(2, -1)})
+    )
+
+
+def _first(merged):
+    """The result, or that for the first task."""
+    return merged[0] if isinstance(merged, (list, tuple)) else merged
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@rows
+def test_the_engine_gives_the_same_with_it_and_without(row, dtype, monkeypatch):
+    size = 2 * LEAST + (1 << 18)  # two blocks
+    models, base = models_of(row.models or max(row.least, 2), size, dtype)
+    given = {"base": base} if Need.BASE in row.needs else {}
+    parameters = {
+        name: 0.25 for name, value in row.defaults.items() if value is inspect.Parameter.empty
+    }
+    ran = []
+    run = conjoin.compiled.Program.run
+    monkeypatch.setattr(conjoin.compiled.Program, "run", lambda *args: ran.append(1) or run(*args))
+    found = _first(merge(models, row.name, **given, **parameters))["w"]
+    assert ran
+    monkeypatch.setattr(conjoin.compiled.programs, "load_library", lambda: None)
+    ran.clear()
+    expected = _first(merge(models, row.name, **given, **parameters))["w"]
+    assert not ran
+    if row.name in SUMMED:
+        torch.testing.assert_close(found, expected)
+        assert dtype == torch.float32 or (found != expected).double().mean() < 1e-3
+    else:
+        assert torch.equal(bits(found), bits(expected))
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp", "dare_ties", "ties"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_named_as_torch_names_them(method, value, monkeypatch):
+    models, base = models_of(2, 4 * LEAST, torch.bfloat16)
+    broken = models[1]["w"].clone()
+    broken[1, 77] = value
+    models[1] = MemoryCheckpoint({"w": broken})
+    given = {} if method in ("linear", "slerp") else {"base": base}
+    with pytest.raises(NonFiniteError, match="'w' of model 1") as with_it:
+        merge(models, method, **given)["w"]
+    allowed = merge(models, method, allow_nonfinite=True, **given)["w"]
+    monkeypatch.setattr(conjoin.compiled.programs, "load_library", lambda: None)
+    with pytest.raises(NonFiniteError) as without:
+        merge(models, method, **given)["w"]
+    assert str(with_it.value) == str(without.value)
+    expected = merge(models, method, allow_nonfinite=True, **given)["w"]
+    assert torch.equal(allowed.isnan(), expected.isnan())
+    if method == "linear":
+        assert torch.equal(bits(allowed), bits(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_overflows_in_the_result_is_named(dtype):
+    large = torch.full((LEAST,), torch.finfo(dtype).max).to(dtype)
+    models = [MemoryCheckpoint({"w": large})] * 2
+    with pytest.raises(NonFiniteError, match="overflow"):
+        merge(models, "sum")["w"]
+
+
+def edges(dtype):
+    """Float32 around the middles of numbers of a dtype, and around its largest."""
+    info = torch.finfo(dtype)
+    points = torch.tensor([1.0, 2.0, info.tiny, info.smallest_normal / 8, info.max], dtype=dtype)
+    points = torch.cat([points, points.view(torch.int16).add(1).view(dtype)[:4]]).float()
+    middles = torch.cat([points, (points[:4] + points[5:]) / 2, torch.tensor([info.max])])
+    steps = torch.arange(-2, 3, dtype=torch.int32)
+    near = (middles.view(torch.int32)[:, None] + steps).reshape(-1).view(torch.float32)
+    return torch.cat([near, -near])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_at_the_edges(dtype):
+    program = Programs(rounded).of(
+        METHODS["passthrough"].function,
+        {"scale": 1.0},
+        stored=[torch.float32],
+        result=dtype,
+        base=False,
+    )
+    for value in edges(dtype):
+        given = value.expand(3).contiguous()
+        expected = given.to(dtype)
+        found = program.run([given])
+        if expected.isfinite().all():
+            assert torch.equal(bits(found), bits(expected)), value
+        else:
+            assert found is None, value
+
+
+def test_inputs_that_are_others_than_the_program_is_for():
+    program = Programs(rounded).of(
+        METHODS["mean"].function, {}, stored=[torch.bfloat16] * 2, result=torch.float32, base=False
+    )
+    right = torch.ones(5, dtype=torch.bfloat16)
+    assert program.run([right, right]).tolist() == [1.0] * 5
+    for wrong in (right.float(), right[:4], right.to("meta")):
+        assert program.run([right, wrong]) is None
+    assert program.run([right]) is None
+    spread = torch.arange(10, dtype=torch.bfloat16)[::2]
+    assert program.run([spread, spread]).tolist() == [0, 2, 4, 6, 8]
+
+
+@few
+@given(
+    size=st.sampled_from([1, 511, 512, 3000, 1 << 16]),
+    count=st.integers(1, 4),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 999),
+)
+def test_sums_and_products_are_those_of_float64(size, count, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    stored = [torch.randn(size, generator=generator).to(dtype) for _ in range(count)]
+    wide = torch.stack(stored).double()
+    programs = Programs(rounded)
+    own = {"stored": [dtype] * count, "result": None, "base": False}
+    sums = programs.of(lambda tensors: quick_sums([t.abs() for t in tensors]), {}, **own)
+    torch.testing.assert_close(sums.run(stored), wide.abs().sum(1), rtol=1e-6, atol=0)
+    products = programs.of(lambda tensors: quick_products(tensors), {}, **own).run(stored)
+    upper = torch.triu_indices(count, count)
+    expected = (wide @ wide.t())[tuple(upper)]
+    lengths = wide.norm(dim=1)
+    scale = torch.outer(lengths, lengths)[tuple(upper)]
+    assert ((products - expected).abs() <= 3e-7 * scale).all()
+
+
+def test_nothing_is_compiled_where_there_is_no_compiled_part(monkeypatch):
+    monkeypatch.setattr(conjoin.compiled.programs, "load_library", lambda: None)
+    made = Programs(rounded).of(
+        METHODS["mean"].function, {}, stored=[torch.float32], result=torch.float32, base=False
+    )
+    assert made is None

@@ -1,0 +1,158 @@
+"""What a program is made of, and that none is made of what it could not do."""
+
+import os
+
+import pytest
+import torch
+
+from conjoin.compiled import Programs, load_library
+from conjoin.compiled.program import Instruction, Operation, Program
+from conjoin.merging.rounding import rounded
+from conjoin.methods.reductions import quick_sums
+
+if load_library() is None and not os.environ.get("CONJOIN_REQUIRE_COMPILED"):
+    pytest.skip("this installation has no compiled part", allow_module_level=True)
+
+FLOAT = torch.float32
+
+
+def program_of(function, *, result=FLOAT, base=False, **keywords):
+    stored = [FLOAT] * (3 if base else 2)
+    return Programs(rounded).of(function, keywords, stored=stored, result=result, base=base)
+
+
+def in_place(tensors):
+    total = tensors[0].clone()
+    total.add_(tensors[1], alpha=2.5)
+    view = total.view(-1)
+    view.mul_(3)
+    return total.sub_(1)
+
+
+TRACED = {
+    "operators": lambda t: (t[0] - 2) * t[1] / 3 + (1 - t[0]),
+    "in place, through a view": in_place,
+    "comparisons": lambda t: torch.where((t[0] > t[1]) | (t[0] <= -1.0), t[0], -t[1]),
+    "and, not": lambda t: t[0] * ((t[0] > 0) & ~(t[1] == t[0])),
+    "clamp": lambda t: t[0].clamp(-0.5, 0.25) + t[1].clamp(min=0),
+    "lerp from the one end": lambda t: torch.lerp(t[0], t[1], 0.3),
+    "lerp from the other": lambda t: torch.lerp(t[0], t[1], 0.8),
+    "sign of largest": lambda t: torch.maximum(t[0].abs(), t[1].abs()).copysign(t[0]),
+    "a number of float64": lambda t: t[0] * torch.tensor(0.1, dtype=torch.float64),
+    "zeros": lambda t: torch.zeros_like(t[0]).add_(t[1]).square_(),
+    "shrink": lambda t: torch.nn.functional.hardshrink(t[0], 0.7) - torch.relu(t[1]),
+    "an input as it is": lambda t: t[1],
+    "out": lambda t: torch.eq(t[0], t[1], out=torch.empty_like(t[0])) + t[0],
+}
+
+
+@pytest.mark.parametrize("function", TRACED.values(), ids=TRACED.keys())
+def test_programs_do_what_functions_do(function):
+    program = program_of(function)
+    generator = torch.Generator().manual_seed(3)
+    tensors = [torch.randn(700, generator=generator) for _ in range(2)]
+    tensors[1][::3] = tensors[0][::3]
+    before = [tensor.clone() for tensor in tensors]
+    found = program.run(tensors)
+    assert torch.equal(found.view(torch.int32), function(tensors).view(torch.int32))
+    assert all(map(torch.equal, tensors, before))
+
+
+UNTRACED = {
+    "other elements": lambda t: t[0].cumsum(0),
+    "all elements": lambda t: t[0] - t[0].mean(),
+    "its size": lambda t: t[0][:-1],
+    "the order": lambda t: t[0].flip(0),
+    "a part": lambda t: t[0].clone().index_fill_(0, torch.tensor([0]), 1.0),
+    "a slice in place": lambda t: t[0].clone()[:5].zero_(),
+    "numbers in Python": lambda t: t[0] * t[1][0].item(),
+    "numbers in Python, unseen": lambda t: t[0] * max(t[1].tolist()),
+    "numbers in NumPy, unseen": lambda t: t[0] * float(t[1].numpy().max()),
+    "more digits": lambda t: (t[0].double() * t[1].double()).float(),
+    "fewer digits": lambda t: t[0].half().float(),
+    "other operations": lambda t: t[0].exp(),
+    "integers": lambda t: (t[0].view(torch.int32) + 1).view(torch.float32),
+    "a table": lambda t: t[0] * torch.arange(t[0].numel()),
+    "random numbers": lambda t: t[0] * torch.rand_like(t[0]),
+    "infinity": lambda t: t[0].clamp(max=float("inf")),
+    "bool of numbers": lambda t: t[0].bool().float(),
+    "sum of bool": lambda t: t[0] * ((t[0] > 0) + (t[1] > 0)),
+    "no tensor": lambda t: None,
+    "an error": lambda t: t[5],
+    "NaN": lambda t: (t[0] - t[0]) / (t[1] - t[1]),
+    "sums": lambda t: quick_sums(t),
+}
+
+
+@pytest.mark.parametrize("function", UNTRACED.values(), ids=UNTRACED.keys())
+def test_no_program_is_made_of(function):
+    assert program_of(function) is None
+
+
+SUMS_UNTRACED = {
+    "what is done with sums": lambda t: quick_sums(t) * 2,
+    "two sums": lambda t: quick_sums(t) + quick_sums(t),
+    "other sums": lambda t: t[0].sum(dtype=torch.float64)[None],
+    "counts": lambda t: (t[0] > 0).sum()[None],
+}
+
+
+@pytest.mark.parametrize("function", SUMS_UNTRACED.values(), ids=SUMS_UNTRACED.keys())
+def test_no_sums_are_made_of(function):
+    assert program_of(function, result=None) is None
+
+
+def test_a_base_is_given_where_it_is_wanted():
+    program = program_of(lambda tensors, base: tensors[1] - base, base=True)
+    one, other, base = (torch.full((3,), value) for value in (1.0, 5.0, 2.0))
+    assert program.run([one, other, base]).tolist() == [3.0] * 3
+    program = program_of(lambda tensors: tensors[1] - tensors[0], base=True)
+    assert program.run([one, other, base]).tolist() == [4.0] * 3
+
+
+def test_what_a_function_hangs_on_is_looked_at():
+    programs = Programs(rounded)
+
+    def made(factor):
+        return programs.of(
+            lambda tensors: tensors[0] * factor, {}, stored=[FLOAT], result=FLOAT, base=False
+        )
+
+    one = torch.ones(2)
+    assert made(2).run([one]).tolist() == [2, 2]
+    assert made(3).run([one]).tolist() == [3, 3]
+    assert made(2) is made(2)
+    assert made(2) is not made(2.0)  # equal, and yet the types may make a difference
+    held = [3.0]
+    assert made(torch.tensor(3.0)).run([one]).tolist() == [3, 3]
+    del held
+
+
+def test_a_program_of_another_function_is_not_taken_for_one_that_was_proved():
+    programs = Programs(rounded)
+    own = {"stored": [FLOAT] * 2, "result": FLOAT, "base": False}
+    assert programs.of(lambda t: t[0] * 2, {}, **own) is not None
+    # It has the same operations, and a constant that hangs on the sample.
+    assert programs.of(lambda t: t[0] * max(t[1].tolist()), {}, **own) is None
+
+
+def test_more_values_at_once_than_there_are_registers():
+    loads = [Instruction(Operation.LOAD, k, 0, third=2) for k in range(60)]
+    adds = [Instruction(Operation.ADD, 60, 0, 1)]
+    for k in range(2, 60):
+        adds.append(Instruction(Operation.ADD, 59 + k, 58 + k, k))
+    with pytest.raises(ValueError, match="too many"):
+        Program([*loads, *adds], dtypes=[FLOAT], result=FLOAT)
+
+
+def test_many_models_take_few_registers():
+    stored = [FLOAT] * 40
+
+    def total(tensors):
+        found = tensors[0].clone()
+        for tensor in tensors[1:]:
+            found += tensor
+        return found
+
+    program = Programs(rounded).of(total, {}, stored=stored, result=FLOAT, base=False)
+    assert program.run([torch.full((9,), float(k)) for k in range(40)]).tolist() == [780.0] * 9
