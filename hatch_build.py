@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,14 @@ def kinds() -> dict[str, list[str]]:
 def compiled(root: Path, kind: str, flags: list[str]) -> Path | None:
     """Compile a library; None if that cannot be done, which is no error."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    target = root / FOLDER / f"tiles-{kind}.bin"
+    source, target = root / FOLDER / "tiles.c", root / FOLDER / f"tiles-{kind}.bin"
+    target.unlink(missing_ok=True)
     if compiler is None:
         print(f"conjoin: no C compiler; {target.name} is left out, and torch does its work")
         return None
-    command = [compiler, *FLAGS, *flags, "-o", str(target), str(root / FOLDER / "tiles.c")]
+    # Whoever loads it compares this with the source that lies beside it.
+    own = f"-DSOURCE={zlib.crc32(source.read_bytes())}u"
+    command = [compiler, *FLAGS, *flags, own, "-o", str(target), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"conjoin: {target.name} is left out, and torch does its work: {done.stderr}")

@@ -122,7 +122,7 @@ def test_every_elementwise_method_has_torchs_bits(row, count, dtypes, result, si
     if program is None:
         # Factors that are out of all bounds are used in float64, and the spread of many models.
         wide = not keywords.get("summary", torch.zeros(1)).abs().max() <= 16
-        assert wide or (row.name == "sce" and len(stored) > 3)
+        assert wide or row.name == "slerp" or (row.name == "sce" and len(stored) > 3)
         return
     expected = by_torch(row, stored, keywords, seed, result)
     found = program.run(stored, torch.Generator().manual_seed(seed) if row.is_random else None)

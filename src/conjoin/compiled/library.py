@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -36,7 +37,10 @@ def load_library() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(path))
-    except OSError:
+        library.conjoin_source.restype = ctypes.c_uint32
+        if library.conjoin_source() != zlib.crc32(path.with_name("tiles.c").read_bytes()):
+            return None  # of another version: this one is used after the next installation
+    except (OSError, AttributeError):
         return None
     library.conjoin_run.restype = ctypes.c_int
     pointer = ctypes.c_void_p

@@ -30,6 +30,12 @@ enum {
 };
 enum { INPUT_NOT_FINITE = 1, OUTPUT_NOT_FINITE = 2 };
 
+/* CRC-32 of this file, so that no library is used that was compiled of another version of it. */
+#if !defined(SOURCE)
+#define SOURCE 0u
+#endif
+uint32_t conjoin_source(void) { return SOURCE; }
+
 typedef struct {
     int32_t operation;
     int32_t to;     /* register; of STORE, an output; of sums, their number */
