@@ -3,6 +3,7 @@
 import inspect
 import os
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -172,11 +173,11 @@ def test_the_engine_gives_the_same_with_it_and_without(row, dtype, monkeypatch):
     ran = []
     run = conjoin.compiled.Program.run
     monkeypatch.setattr(conjoin.compiled.Program, "run", lambda *args: ran.append(1) or run(*args))
-    found = _first(merge(models, row.name, **given, **parameters))["w"]
+    found = _first(merge(models, row.name, **given, parameters=parameters))["w"]
     assert ran
     monkeypatch.setattr(conjoin.compiled.programs, "load_library", lambda: None)
     ran.clear()
-    expected = _first(merge(models, row.name, **given, **parameters))["w"]
+    expected = _first(merge(models, row.name, **given, parameters=parameters))["w"]
     assert not ran
     if row.name in SUMMED:
         torch.testing.assert_close(found, expected)
@@ -278,6 +279,29 @@ def test_sums_and_products_are_those_of_float64(size, count, dtype, seed):
     lengths = wide.norm(dim=1)
     scale = torch.outer(lengths, lengths)[tuple(upper)]
     assert ((products - expected).abs() <= 3e-7 * scale).all()
+
+
+def test_methods_of_users_are_left_to_torch(monkeypatch):
+    # They may look at numbers where nobody sees it.
+    def clipped(tensors):
+        total = tensors[0] + tensors[1]
+        np.clip(total.numpy(), -1, 1, out=total.numpy())
+        return total
+
+    models, _ = models_of(2, LEAST, torch.float32)
+    ran = []
+    monkeypatch.setattr(conjoin.compiled.Program, "run", lambda *args: ran.append(1))
+    found = merge(models, clipped)["w"]
+    assert not ran
+    expected = (models[0]["w"] + models[1]["w"]).clamp(-1, 1)
+    assert torch.equal(found, expected)
+
+
+def test_a_large_l1_norm_is_formed_in_float64():
+    large = MemoryCheckpoint({"w": torch.full((LEAST,), 3e37, dtype=torch.bfloat16)})
+    base = MemoryCheckpoint({"w": torch.zeros(LEAST, dtype=torch.bfloat16)})
+    found = merge([large], "dare_linear", base=base, parameters={"rescale": "l1"})["w"]
+    assert found.double().sum().item() == pytest.approx(large["w"].double().sum().item(), rel=1e-2)
 
 
 def test_nothing_is_compiled_where_there_is_no_compiled_part(monkeypatch):

@@ -1,5 +1,6 @@
 """What a program is made of, and that none is made of what it could not do."""
 
+import math
 import os
 
 import pytest
@@ -37,6 +38,7 @@ TRACED = {
     "clamp": lambda t: t[0].clamp(-0.5, 0.25) + t[1].clamp(min=0),
     "lerp from the one end": lambda t: torch.lerp(t[0], t[1], 0.3),
     "lerp from the other": lambda t: torch.lerp(t[0], t[1], 0.8),
+    "lerp from the middle": lambda t: torch.lerp(t[0], t[1], 0.49999999999),
     "sign of largest": lambda t: torch.maximum(t[0].abs(), t[1].abs()).copysign(t[0]),
     "a number of float64": lambda t: t[0] * torch.tensor(0.1, dtype=torch.float64),
     "zeros": lambda t: torch.zeros_like(t[0]).add_(t[1]).square_(),
@@ -76,6 +78,8 @@ UNTRACED = {
     "random numbers": lambda t: t[0] * torch.rand_like(t[0]),
     "infinity": lambda t: t[0].clamp(max=float("inf")),
     "bool of numbers": lambda t: t[0].bool().float(),
+    "a number in bool": lambda t: t[0] * torch.full_like(t[0], 2, dtype=torch.bool),
+    "another number in bool": lambda t: t[0] * (t[0] > 0).fill_(2),
     "sum of bool": lambda t: t[0] * ((t[0] > 0) + (t[1] > 0)),
     "no tensor": lambda t: None,
     "an error": lambda t: t[5],
@@ -89,11 +93,18 @@ def test_no_program_is_made_of(function):
     assert program_of(function) is None
 
 
+def clamped_sums(tensors):
+    sums = quick_sums([tensor.abs() for tensor in tensors])
+    sums.clamp_(max=1e6)
+    return sums
+
+
 SUMS_UNTRACED = {
     "what is done with sums": lambda t: quick_sums(t) * 2,
     "two sums": lambda t: quick_sums(t) + quick_sums(t),
     "other sums": lambda t: t[0].sum(dtype=torch.float64)[None],
     "counts": lambda t: (t[0] > 0).sum()[None],
+    "sums in place": clamped_sums,
 }
 
 
@@ -134,6 +145,75 @@ def test_a_program_of_another_function_is_not_taken_for_one_that_was_proved():
     assert programs.of(lambda t: t[0] * 2, {}, **own) is not None
     # It has the same operations, and a constant that hangs on the sample.
     assert programs.of(lambda t: t[0] * max(t[1].tolist()), {}, **own) is None
+
+
+def test_functions_are_told_apart_by_all_that_they_hang_on():
+    programs = Programs(rounded)
+    own = {"stored": [FLOAT], "result": FLOAT, "base": False}
+
+    def made(function, **keywords):
+        return programs.of(function, keywords, **own)
+
+    functions = []
+    for factor in (2.0, 3.0):
+
+        def times(tensors, *, factor=factor):
+            return tensors[0] * factor
+
+        functions.append(times)
+    one = torch.ones(2)
+    assert [made(times).run([one])[0] for times in functions] == [2, 3]
+    minus = [made(lambda t, by: t[0] * by, by=by).run([one])[0] for by in (0.0, -0.0)]
+    assert [math.copysign(1, value) for value in minus] == [1, -1]
+    # What has no equal is traced anew, and what hangs on itself as well.
+    told = object()
+    assert made(lambda t: t[0] * (told is not None)).run([one])[0] == 1
+    hung: list = []
+    hung.append(hung)
+    assert made(lambda t: t[0] * len(hung)).run([one])[0] == 1
+    grad = torch.ones((), requires_grad=True)
+    assert made(lambda t: t[0] * grad.detach()).run([one])[0] == 1
+
+
+def test_samples_are_never_changed():
+    programs = Programs(rounded)
+    own = {"stored": [FLOAT] * 2, "result": FLOAT, "base": False}
+
+    def spoils(tensors):
+        return tensors[0].zero_() + tensors[1].zero_()
+
+    programs.of(spoils, {}, **own)
+    assert programs.of(lambda t: t[0] * max(t[1].tolist()), {}, **own) is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_set_outside_changes_nothing(device, dtype):
+    one = torch.full((5,), 3.0)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device(device), torch.inference_mode():
+            program = program_of(lambda t: torch.lerp(t[0], t[1], 0.8).reshape(-1))
+            assert program.run([one, 2 * one]).tolist() == torch.lerp(one, 2 * one, 0.8).tolist()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_memory_of_any_kind():
+    program = program_of(lambda t: t[0] + t[1])
+    one = torch.arange(5, dtype=FLOAT)
+    raw = torch.zeros(21, dtype=torch.uint8)
+    raw[1:] = one.view(torch.uint8)
+    odd = torch.frombuffer(raw.numpy().data, dtype=FLOAT, count=5, offset=1)
+    for other in (torch._neg_view(-one), odd, one.expand(2, 5)[1], one.clone().requires_grad_()):
+        assert program.run([one, other]).tolist() == [0, 2, 4, 6, 8]
+
+
+def test_sums_that_overflow_are_left_to_torch():
+    program = program_of(lambda t: quick_sums(t), result=None)
+    large = torch.full((3000,), 1e38)
+    assert program.run([large, large]) is None
 
 
 def test_more_values_at_once_than_there_are_registers():

@@ -55,6 +55,7 @@ VARIANTS = [
     {"merge": "weighted", "undecided": "positive", "rescale": "l1"},
     {"merge": "sum", "elect": "count"},
     {"rescale": "none", "select_topk": 0.5, "scale": 0.5},
+    {"density": 1.0},
 ]
 
 
@@ -75,6 +76,18 @@ def test_gradients_are_those_of_finite_differences(row, variant):
         result = function(*inputs)
         assert result.requires_grad
         assert torch.autograd.gradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties"])
+def test_of_what_is_dropped_whole_they_are_zero(method):
+    row = METHODS[method]
+    inputs = _inputs(row, 13, torch.float32, base=True)
+    for tensor in inputs:
+        tensor.requires_grad_()
+    result = _function(row, {"density": 0.0}, inputs, base=True)(*inputs)
+    *found, base = torch.autograd.grad(result.sum(), inputs)
+    assert all((gradient == 0).all() for gradient in found)
+    assert (base == 1).all()
 
 
 @rows

@@ -1,6 +1,7 @@
 """Programs of elementwise operations, and how they are run."""
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -139,7 +140,7 @@ class Program:
 
         Returns:
             None if the inputs are not those that the program is for, or if numbers among them or
-            in the result are NaN or infinite, of which torch has to see.
+            in the result are NaN or infinite, or a sum is, of which torch has to see.
         """
         size, given = inputs[0].numel(), [*inputs]
         if generator is not None:
@@ -147,9 +148,11 @@ class Program:
                 given += draw(generator, size)
         if self._library is None or not self._fit(given, size):
             return None
-        given = [tensor.detach().contiguous() for tensor in given]
-        result = None if self._result is None else torch.empty(size, dtype=self._result)
-        sums = torch.zeros(self._sums, dtype=torch.float64)
+        given = [_plain(tensor) for tensor in given]
+        result = None
+        if self._result is not None:
+            result = torch.empty(size, dtype=self._result, device="cpu")
+        sums = torch.zeros(self._sums, dtype=torch.float64, device="cpu")
         found = self._library.conjoin_run(
             self._code,
             len(self._code),
@@ -158,7 +161,7 @@ class Program:
             sums.data_ptr(),
             size,
         )
-        if found:
+        if found or not all(map(math.isfinite, sums.tolist())):
             return None
         return sums if result is None else result
 
@@ -169,6 +172,12 @@ class Program:
             and tensor.numel() == (-(-size // 8) if dtype == torch.uint8 else size)
             for tensor, dtype in zip(given, self._dtypes, strict=True)
         )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Give a tensor whose elements lie one after the other in memory as they are."""
+    plain = tensor.detach().resolve_neg().contiguous()
+    return plain.clone() if plain.data_ptr() % plain.element_size() else plain
 
 
 _NO_VALUE = frozenset({Operation.STORE, Operation.SUM, Operation.SUM_OF_PRODUCTS})

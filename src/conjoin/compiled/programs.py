@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from types import FunctionType
 from typing import Any
 
@@ -56,14 +57,20 @@ class Programs:
         """
         if load_library() is None or not {*stored, result} <= {*_STORED, None}:
             return None
-        try:
+        key = None
+        with suppress(_UnknownError):
             key = (_known_by(function), tuple(stored), result, base, _hashable(keywords))
-            known = key in self._made
-        except TypeError:  # it hangs on something that has no equal
-            key, known = None, False
-        if not known:
-            self._made[key] = self._make(function, keywords, stored, result, base=base)
-        return self._made[key]
+            if key in self._made:
+                return self._made[key]
+        try:
+            # Whatever is set outside: this is about plain tensors on the CPU.
+            with torch.inference_mode(mode=False), torch.no_grad(), torch.device("cpu"):
+                made = self._make(function, keywords, stored, result, base=base)
+        except Exception:  # torch will meet what is an error, on the numbers that it is about
+            made = None
+        if key is not None:
+            self._made[key] = made
+        return made
 
     def _make(
         self,
@@ -86,21 +93,16 @@ class Programs:
             return function(tensors, **given)
 
         inputs, others = self._sample(stored)
-        wide = [tensor.float() for tensor in inputs]
         recorder = Recorder.seeded(1)
-        try:
-            traced = trace(lambda tensors: called(tensors, recorder), wide, stored, recorder)
-            program = _program(traced, result)
-        except Exception:  # torch will meet what is an error, on the numbers that it is about
+        traced = trace(lambda one: called(one, recorder), _widened(inputs), stored, recorder)
+        program = _program(traced, result)
+        if not self._same(program.run(inputs, _seeded(1)), traced.given, result):
             return None
-        # Once for programs of one function that differ in constants alone.
-        known = getattr(function, "__code__", function), program.structure
+        # Other numbers, once for programs of one function that differ in constants alone.
+        known = getattr(function, "__code__", object()), program.structure
         if known not in self._proved:
-            with torch.no_grad():
-                again = called([tensor.float() for tensor in others], _seeded(2))
-            self._proved[known] = self._same(
-                program.run(inputs, _seeded(1)), traced.given, result
-            ) and self._same(program.run(others, _seeded(2)), again, result)
+            again = called(_widened(others), _seeded(2))
+            self._proved[known] = self._same(program.run(others, _seeded(2)), again, result)
         return program if self._proved[known] else None
 
     def _same(self, found: Tensor | None, expected: Tensor, result: torch.dtype | None) -> bool:
@@ -149,28 +151,43 @@ def _seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _known_by(function: Callable[..., Tensor]) -> Hashable:
+def _widened(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Give copies in float32."""
+    return [tensor.to(torch.float32, copy=True) for tensor in tensors]
+
+
+class _UnknownError(Exception):
+    """It is not known whether a value is equal to another."""
+
+
+def _known_by(function: Callable[..., Tensor]) -> tuple[Hashable, ...]:
     """Give what tells functions apart that do different things: code, and what it hangs on.
 
     Raises:
-        TypeError: that is not known.
+        _UnknownError: that is not known.
     """
     if not isinstance(function, FunctionType):
-        raise TypeError
-    cells = tuple(_hashable(cell.cell_contents) for cell in function.__closure__ or ())
-    return function.__code__, cells, _hashable(function.__defaults__ or ())
+        raise _UnknownError
+    try:
+        cells = tuple(_hashable(cell.cell_contents) for cell in function.__closure__ or ())
+    except (ValueError, RecursionError) as error:  # an empty cell; or it hangs on itself
+        raise _UnknownError from error
+    defaults = _hashable(function.__defaults__ or ()), _hashable(function.__kwdefaults__ or {})
+    return function.__code__, cells, defaults
 
 
 def _hashable(value: Any) -> Hashable:
     """Give a value that can be a key, equal for equal values only."""
     if isinstance(value, Tensor):
-        return (str(value.dtype), tuple(value.shape), value.numpy().tobytes())
+        return (str(value.dtype), tuple(value.shape), value.detach().cpu().numpy().tobytes())
     if isinstance(value, Mapping):
         return tuple((name, _hashable(one)) for name, one in sorted(value.items()))
     if isinstance(value, (list, tuple)):
         return tuple(map(_hashable, value))
     if isinstance(value, FunctionType):
         return _known_by(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, float):
+        return value.hex()  # zeros have signs
+    if value is None or isinstance(value, (bool, int, str)):
         return (type(value), value)
-    raise TypeError
+    raise _UnknownError

@@ -102,7 +102,7 @@ def trace(
         UntraceableError: the function does something else.
     """
     tracer = _Tracer(inputs, stored, recorder)
-    with torch.no_grad(), tracer:
+    with tracer:
         result = function(inputs)
     return tracer.ended(result)
 
@@ -179,7 +179,8 @@ class _Tracer(TorchDispatchMode):
         result = func(*args, **keywords)
         self._alive.append((args, keywords, result))
         space, _, name = func._schema.name.partition("::")
-        if self._traced(args) or self._traced(list(keywords.values())) or self._meets(name, args):
+        touched = self._traced(args) or self._traced(list(keywords.values()))
+        if touched or self._meets(name, args):
             if self._sums is not None:
                 raise UntraceableError("does something with sums")
             if space == "conjoin":
@@ -236,8 +237,8 @@ class _Tracer(TorchDispatchMode):
             self._finish(result, Operation.COPY, self._value(args[-1]))
         elif name in _FILLS:
             self._finish(result, Operation.FILL, 0, _FILLS[name])
-        elif name in ("fill", "full_like") and isinstance(args[1], (int, float)):
-            self._finish(result, Operation.FILL, 0, float(args[1]))
+        elif name in ("fill", "full_like") and result.dtype == torch.float32:
+            self._finish(result, Operation.FILL, 0, self._constant(args[1]))
         elif name == "where":
             chosen, one, other = (self._held(self._operand(arg)) for arg in args)
             self._finish(result, Operation.SELECT, chosen, one, third=other)
@@ -281,10 +282,11 @@ class _Tracer(TorchDispatchMode):
         one, other, weight = self._value(args[0]), self._value(args[1]), args[2]
         if not isinstance(weight, (int, float)):
             raise UntraceableError("lerp with a tensor")
+        weight = torch.tensor(weight, dtype=torch.float32).item()
         near = abs(weight) < 0.5
         difference = self._instruct(Operation.SUBTRACT, other, one)
         # As torch does: from whichever end is nearer.
-        factor = weight if near else float(torch.tensor(weight) - 1)
+        factor = weight if near else torch.tensor(weight, dtype=torch.float32).sub_(1).item()
         end = one if near else other
         self._finish(result, Operation.ADD_SCALED, end, difference, constant=factor)
 
@@ -311,6 +313,7 @@ class _Tracer(TorchDispatchMode):
         for number, (one, other) in enumerate(pairs):
             self._trace.instructions.append(Instruction(operation, number, one, other))
         self._trace.sums, self._sums = len(pairs), result
+        self._values[result.untyped_storage().data_ptr()] = -1  # whoever touches it is seen
 
     def _finish(
         self,
@@ -356,12 +359,16 @@ class _Tracer(TorchDispatchMode):
         if isinstance(one, Tensor):
             if one.untyped_storage().data_ptr() in self._values or one.numel() == self._size:
                 return self._value(one)
-            if one.numel() != 1:
-                raise UntraceableError("broadcasts a tensor")
             if one.dim() > 0 and one.dtype != torch.float32:
                 raise UntraceableError(f"uses a tensor of {one.dtype}")
+        return self._constant(one)
+
+    def _constant(self, one: Any) -> float:
+        if isinstance(one, Tensor):
+            if one.numel() != 1:
+                raise UntraceableError("broadcasts a tensor")
             with torch.utils._python_dispatch._disable_current_modes():
-                return float(one.item())
+                one = one.item()
         if isinstance(one, (int, float)) and math.isfinite(one):
             return float(one)
         raise UntraceableError(f"uses {one!r}")

@@ -10,7 +10,7 @@ import torch
 from conjoin.checkpoints import Checkpoint, Kind, Spec
 from conjoin.compiled import LEAST
 from conjoin.merging.agreement import agree
-from conjoin.methods import Method
+from conjoin.methods import METHODS, Method
 
 __all__ = ["Rule", "Settings", "Source", "Task", "make_tasks", "may_be_compiled", "working_dtype"]
 
@@ -190,9 +190,19 @@ def _root(model: Checkpoint, name: str) -> str:
 
 
 def may_be_compiled(task: Task) -> bool:
-    """Say whether a compiled program may stand for the method of a task: it has float32 only."""
-    # Ties are looked at where tensors are read for torch.
-    return task.working == torch.float32 and task.spec.numel >= LEAST and not task.twins
+    """Say whether a compiled program may stand for the method of a task.
+
+    That has float32 only. And only functions in the table are known to be pure: one of a user's
+    may look at numbers in NumPy, or remember what it has seen.
+    """
+    method = task.method
+    return (
+        method is not None
+        and METHODS.get(method.name) is method
+        and task.working == torch.float32
+        and task.spec.numel >= LEAST
+        and not task.twins  # they are looked at where tensors are read for torch
+    )
 
 
 def working_dtype(dtypes: Sequence[torch.dtype], least: torch.dtype | None = None) -> torch.dtype:

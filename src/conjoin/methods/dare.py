@@ -245,7 +245,8 @@ def _masks(
 def _masked(change: Tensor, mask: Mask) -> Tensor:
     """Give a change with zeros where it is dropped."""
     if isinstance(mask, bool):
-        return change if mask else torch.zeros_like(change)
+        # Dropped, and yet a part of the graph.
+        return change if mask else change.masked_fill(torch.ones_like(change, dtype=torch.bool), 0)
     own = mask.to(change.device).view(change.shape)
     if change.requires_grad:
         return change * own.ne(0)  # autograd does not see what becomes of bits

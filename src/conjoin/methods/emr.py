@@ -92,5 +92,6 @@ def _elected(tensors: Sequence[Tensor], base: Tensor, task: int) -> Tensor:
     for tensor in tensors:
         agreeing = change_from(base, tensor, "emr").mul_(sign)
         largest = torch.maximum(largest, agreeing)
+    largest.add_(0.0)  # of two zeros torch's maximum gives one or the other, of whichever sign
     own = change_from(base, tensors[task], "emr").detach().mul_(sign)
     return largest * torch.gt(own, 0, out=own).mul_(sign)

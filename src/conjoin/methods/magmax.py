@@ -45,7 +45,8 @@ def magmax(tensors: Sequence[Tensor], *, base: Tensor, scale: float = 1.0) -> Te
             highest, lowest = torch.maximum(highest, change), torch.minimum(lowest, change)
         # The larger of two magnitudes, with the sign of their sum: a sum of two floats may be
         # rounded, but never to the other sign.
-        largest = torch.maximum(highest, -lowest).copysign(highest + lowest)
+        # Of two zeros torch's maximum gives one or the other, of whichever sign: 0 makes it plus.
+        largest = torch.maximum(highest, -lowest).copysign(highest + lowest + 0.0)
         return (largest * scale).add_(base)
 
     return in_strips(merge_strip, tensors, base)
