@@ -290,8 +290,8 @@ def _packed(
     From the last binary digit to the first: if P is the chance that the digits behind stand for,
     that of ``bit or rest`` is 1/2 + P/2, for a digit 1, and that of ``bit and rest`` is P/2.
     """
-    rest = random.integers(0, 2**64, words, dtype=np.uint64)
+    rest = random.bit_generator.random_raw(words)
     for place in range(1, digits):
-        bit = random.integers(0, 2**64, words, dtype=np.uint64)
+        bit = random.bit_generator.random_raw(words)
         rest = rest | bit if numerator >> place & 1 else rest & bit
     return rest
