@@ -15,7 +15,7 @@ from conjoin.checkpoints import MemoryCheckpoint
 from conjoin.compiled import LEAST, Programs, load_library
 from conjoin.errors import NonFiniteError
 from conjoin.merging.rounding import rounded
-from conjoin.methods import METHODS, Need, TotalOf
+from conjoin.methods import METHODS, Method, Need, TotalOf
 from conjoin.methods.reductions import quick_products, quick_sums
 
 if load_library() is None and not os.environ.get("CONJOIN_REQUIRE_COMPILED"):
@@ -291,7 +291,7 @@ def test_methods_of_users_are_left_to_torch(monkeypatch):
     models, _ = models_of(2, LEAST, torch.float32)
     ran = []
     monkeypatch.setattr(conjoin.compiled.Program, "run", lambda *args: ran.append(1))
-    found = merge(models, clipped)["w"]
+    found = merge(models, Method("clipped", clipped, "clip(w_1 + w_2)"))["w"]
     assert not ran
     expected = (models[0]["w"] + models[1]["w"]).clamp(-1, 1)
     assert torch.equal(found, expected)

@@ -210,6 +210,19 @@ def test_memory_of_any_kind():
         assert program.run([one, other]).tolist() == [0, 2, 4, 6, 8]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, FLOAT])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_not_finite_is_seen_even_where_nothing_comes_of_it(value, dtype):
+    stored = [dtype] * 2
+    program = Programs(rounded).of(
+        lambda t: t[0].clone(), {}, stored=stored, result=FLOAT, base=False
+    )
+    one, other = (torch.ones(600, dtype=dtype) for _ in range(2))
+    assert program.run([one, other]).tolist() == [1.0] * 600
+    other[599] = value
+    assert program.run([one, other]) is None
+
+
 def test_sums_that_overflow_are_left_to_torch():
     program = program_of(lambda t: quick_sums(t), result=None)
     large = torch.full((3000,), 1e38)

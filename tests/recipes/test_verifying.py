@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import conjoin.recipes.plan
 from conjoin.checkpoints import save
 from conjoin.errors import CheckpointError, RecipeError
 from conjoin.recipes import make_plan, recipe_from, run_plan, verify
@@ -171,3 +172,14 @@ def test_what_has_no_record(out, model, tmp_path):
 def test_another_torch_is_told(out):
     edit(out / "conjoin.json", lambda record: record["made_by"].update(torch="1.0"))
     assert verify(out).notes == ("made with another version of torch, which may round otherwise",)
+
+
+def test_the_compiled_part_or_its_absence_is_told(out, monkeypatch):
+    before = conjoin.recipes.plan.load_library() is not None
+    monkeypatch.setattr(
+        conjoin.recipes.plan, "load_library", (lambda: None) if before else (lambda: "one")
+    )
+    verdict = verify(out)
+    assert verdict.wrong == ()  # no sums over tensors are in it
+    assert len(verdict.notes) == 1
+    assert "compiled part" in verdict.notes[0]

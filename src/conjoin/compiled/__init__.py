@@ -8,18 +8,15 @@ off (the environment variable ``CONJOIN_COMPILED=0``): torch does everything the
 but for sums over a whole tensor, whose last bits differ.
 """
 
-from conjoin.compiled.library import OFF, find_library, load_library
+from conjoin.compiled.library import load_library
 from conjoin.compiled.program import Program
 from conjoin.compiled.programs import LEAST, Programs
-from conjoin.compiled.tracing import Recorder, UntraceableError
+from conjoin.compiled.tracing import Recorder
 
 __all__ = [
     "LEAST",
-    "OFF",
     "Program",
     "Programs",
     "Recorder",
-    "UntraceableError",
-    "find_library",
     "load_library",
 ]

@@ -5,7 +5,7 @@
    that it stays in the first cache, and numbers are widened and rounded on the way.
 
    An instruction is `to = from (operation) other`, of registers that hold a tile of float32 each.
-   The operations are those of torch to the last bit, which `proving.py` checks for every program.
+   The operations are those of torch to the last bit, which `programs.py` checks for every program.
    Nothing here knows of methods, files or Python; nothing is allocated or kept. */
 
 #include <math.h>

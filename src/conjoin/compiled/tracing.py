@@ -2,11 +2,11 @@
 
 A method of merging is a plain function of tensors, written for torch. Here it is called once, on a
 thousand numbers, and every operation that torch is asked for is noted. Operations that are not in
-the tables below, and whatever looks at numbers in Python, make no program: torch does those
-methods, as it does all of them where nothing was compiled. So nobody who writes a method has to
-think of this.
+the tables below make no program: torch does those methods, as it does all of them where nothing was
+compiled. So nobody who writes a method has to think of this.
 
-That a program does what its function does is not taken for granted, see `proving`.
+What a function does with numbers in Python or NumPy is not seen here. So that a program does what
+its function does is not taken for granted: `programs` compares them on other numbers.
 """
 
 import math
@@ -347,12 +347,11 @@ class _Tracer(TorchDispatchMode):
         self._trace.instructions.append(Instruction(operation, number, one, other, third, constant))
         return number
 
-    def _load(self, tensor: Tensor, number: int, dtype: torch.dtype) -> int:
+    def _load(self, tensor: Tensor, number: int, dtype: torch.dtype) -> None:
         if dtype not in DTYPES:
             raise UntraceableError(f"reads {dtype}")
         value = self._instruct(Operation.LOAD, number, third=DTYPES[dtype])
         self._values[tensor.untyped_storage().data_ptr()] = value
-        return value
 
     def _operand(self, one: Any) -> Operand:
         """Give the number of a tensor's value, or a constant."""
