@@ -65,7 +65,7 @@ $(VENV)/.installed-digits: SIZE := 1.4 GB
 $(VENV)/.installed-dev: EXTRA := dev
 $(VENV)/.installed-dev: SIZE := 1.8 GB
 $(VENV)/.installed-digits $(VENV)/.installed-dev: $(VENV)/.created pyproject.toml constraints.txt \
-		hatch_build.py src/conjoin/compiled/tiles.c
+		hatch_build.py $(wildcard src/conjoin/compiled/*.[ch])
 	@echo "Installing conjoin[$(EXTRA)] and what it needs into $(VENV) (once; about $(SIZE) on disk with torch for CPUs) ..."
 	@$(BIN)/pip install -q --disable-pip-version-check --use-pep517 -c constraints.txt -e '.[$(EXTRA)]'
 	@touch $@

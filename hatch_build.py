@@ -1,4 +1,4 @@
-"""Compile src/conjoin/compiled/tiles.c where there is a compiler; else conjoin uses torch alone.
+"""Compile the C of src/conjoin/compiled where there is a compiler; else conjoin uses torch alone.
 
 A plain shared library, without Python's own interface, so that one file serves every version of
 Python. Of x86-64 there is one for each set of instructions that torch has vectors of.
@@ -59,14 +59,15 @@ def kinds() -> dict[str, list[str]]:
 def compiled(root: Path, kind: str, flags: list[str]) -> Path | None:
     """Compile a library; None if that cannot be done, which is no error."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    source, target = root / FOLDER / "tiles.c", root / FOLDER / f"tiles-{kind}.bin"
+    sources, target = sorted((root / FOLDER).glob("*.[ch]")), root / FOLDER / f"native-{kind}.bin"
     target.unlink(missing_ok=True)
     if compiler is None:
         print(f"conjoin: no C compiler; {target.name} is left out, and torch does its work")
         return None
-    # Whoever loads it compares this with the source that lies beside it.
-    own = f"-DSOURCE={zlib.crc32(source.read_bytes())}u"
-    command = [compiler, *FLAGS, *flags, own, "-o", str(target), str(source)]
+    # Whoever loads it compares this with the sources that lie beside it.
+    own = f"-DSOURCE={zlib.crc32(b''.join(path.read_bytes() for path in sources))}u"
+    files = [str(path) for path in sources if path.suffix == ".c"]
+    command = [compiler, *FLAGS, *flags, own, "-o", str(target), *files, "-lm"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"conjoin: {target.name} is left out, and torch does its work: {done.stderr}")

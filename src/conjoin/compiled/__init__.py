@@ -1,13 +1,15 @@
-"""Elementwise work in compiled programs, to the same bits as torch does it, where that is faster.
+"""What is faster in C: elementwise programs to the same bits as torch's, and two special sums.
 
     function of tensors ──tracing──► operations ──► program ──► tiles.c, a tile at a time
                                           └── proved by running
 
 It is an addition that an installation may lack (no compiler, other systems) and that can be turned
 off (the environment variable ``CONJOIN_COMPILED=0``): torch does everything then, to the same bits,
-but for sums over a whole tensor, whose last bits differ.
+but for sums over a whole tensor or row, whose last bits differ.
 """
 
+from conjoin.compiled.counting import count_patterns
+from conjoin.compiled.divergence import divergence_of_rows
 from conjoin.compiled.library import load_library
 from conjoin.compiled.program import Program
 from conjoin.compiled.programs import LEAST, Programs
@@ -18,5 +20,7 @@ __all__ = [
     "Program",
     "Programs",
     "Recorder",
+    "count_patterns",
+    "divergence_of_rows",
     "load_library",
 ]

@@ -25,7 +25,7 @@ def find_library() -> Path | None:
     kind = "generic"
     if machine in ("x86_64", "amd64"):
         kind = torch.backends.cpu.get_cpu_capability().lower()
-    path = Path(__file__).with_name(f"tiles-{kind}.bin")
+    path = Path(__file__).with_name(f"native-{kind}.bin")
     return path if path.is_file() else None
 
 
@@ -38,18 +38,19 @@ def load_library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(path))
         library.conjoin_source.restype = ctypes.c_uint32
-        if library.conjoin_source() != zlib.crc32(path.with_name("tiles.c").read_bytes()):
+        sources = sorted(path.parent.glob("*.[ch]"))
+        if library.conjoin_source() != zlib.crc32(b"".join(one.read_bytes() for one in sources)):
             return None  # of another version: this one is used after the next installation
     except (OSError, AttributeError):
         return None
-    library.conjoin_run.restype = ctypes.c_int
-    pointer = ctypes.c_void_p
-    library.conjoin_run.argtypes = (
-        pointer,
-        ctypes.c_int,
-        pointer,
-        pointer,
-        pointer,
-        ctypes.c_int64,
+    pointer, integer, size = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+    library.conjoin_run.restype = integer
+    library.conjoin_run.argtypes = (pointer, integer, pointer, pointer, pointer, size)
+    library.conjoin_count.restype = None
+    library.conjoin_count.argtypes = (pointer, size, pointer, integer)
+    library.conjoin_divergence.restype = None
+    library.conjoin_divergence.argtypes = (
+        *(pointer, integer, pointer, integer),
+        *(size, size, ctypes.c_float, pointer),
     )
     return library

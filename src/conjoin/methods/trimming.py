@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from conjoin.compiled import count_patterns
 from conjoin.methods.elections import change_from
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import one_per_model
@@ -264,8 +265,9 @@ def _counter(
         for number, value in enumerate(values(tensors, base)):
             own = [(row, *where) for row, (owner, *where) in enumerate(wanted) if owner == number]
             if own and not value.is_meta:
-                bits = value.to(dtype).abs_().view(_INTEGERS[dtype]).reshape(-1).cpu().numpy()
-                _count(bits, own, into)
+                bits = value.to(dtype).abs_().view(_INTEGERS[dtype]).reshape(-1).cpu()
+                if not count_patterns(bits, own, into):
+                    _count(bits.numpy(), own, into)
         return into
 
     return count
