@@ -15,6 +15,7 @@ tensors are tied is known before any data are read, from `specs`.
 from conjoin.checkpoints.adapter import open_adapter
 from conjoin.checkpoints.carried import carried_files
 from conjoin.checkpoints.checkpoint import Checkpoint
+from conjoin.checkpoints.descriptors import files_kept_open
 from conjoin.checkpoints.memory import MemoryCheckpoint
 from conjoin.checkpoints.module import from_module
 from conjoin.checkpoints.names import closest_name, describe_name_difference, match_names
@@ -41,6 +42,7 @@ __all__ = [
     "carried_files",
     "closest_name",
     "describe_name_difference",
+    "files_kept_open",
     "from_module",
     "kind_by_name",
     "locate",

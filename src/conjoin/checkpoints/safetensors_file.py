@@ -1,11 +1,11 @@
 """A safetensors file as a checkpoint, of which only what is asked for is read."""
 
-import io
 import json
 import mmap
 import os
 import weakref
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoints.checkpoint import Checkpoint
+from conjoin.checkpoints.descriptors import descriptor_of, read_into
 from conjoin.checkpoints.foreign import explain_foreign
 from conjoin.checkpoints.safetensors_header import Entry, read_header
 from conjoin.checkpoints.spec import Spec, kind_by_name
@@ -118,13 +119,10 @@ class SafetensorsFile(Checkpoint):
         entry = self._entry(name)
         out = torch.empty(stop - start, dtype=entry.dtype)
         target = out.view(torch.uint8).numpy().data
-        with self._opened() as file:
-            file.seek(entry.begin + start * entry.dtype.itemsize)
-            while target:
-                count = file.readinto(target)
-                if not count:
-                    raise CheckpointError(f"{self._path} ends within tensor {name!r}")
-                target = target[count:]
+        with self._opened() as descriptor:
+            self._check(descriptor)
+            if not read_into(descriptor, target, entry.begin + start * entry.dtype.itemsize):
+                raise CheckpointError(f"{self._path} ends within tensor {name!r}")
         return out
 
     def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
@@ -138,20 +136,23 @@ class SafetensorsFile(Checkpoint):
     def _entry(self, name: str) -> Entry:
         return self._entries[self.spec_of(name).alias_of or name]
 
-    def _opened(self) -> io.FileIO:
+    def _opened(self) -> AbstractContextManager[int]:
+        return descriptor_of((self._path, self._identity), self._open)
+
+    def _open(self) -> int:
         try:
-            file = io.FileIO(self._path)
+            return os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise CheckpointError(
                 f"cannot read {self._path} again: {error.strerror or error}"
             ) from error
-        if _identify(file.fileno()) != self._identity:
-            file.close()
+
+    def _check(self, descriptor: int) -> None:
+        if _identify(descriptor) != self._identity:
             raise CheckpointError(
                 f"{self._path} has changed since it was opened; open it again to read what it "
                 "holds now"
             )
-        return file
 
     def _mapped(self) -> mmap.mmap | None:
         # The tensors own the map, and this object only finds it again: a program that goes through
@@ -159,9 +160,10 @@ class SafetensorsFile(Checkpoint):
         # threads may both find none and map the file twice: each tensor owns the map it lies in.
         mapped = None if self._map is None else self._map()
         if mapped is None:
-            with self._opened() as file:
+            with self._opened() as descriptor:
+                self._check(descriptor)
                 try:
-                    mapped = _map_privately(file.fileno())
+                    mapped = _map_privately(descriptor)
                 except OSError:
                     return None  # no address space, or no mapping on this file system: read instead
             self._map = weakref.ref(mapped)

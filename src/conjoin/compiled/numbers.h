@@ -114,21 +114,27 @@ static inline int store(void *output, const float *restrict from, int dtype, int
     return most >= end ? OUTPUT_NOT_FINITE : 0;
 }
 
-/* Float32 within a lane of a tile, which is 32 additions; float64 from there on. */
+/* Float32 within the lanes of a tile, which is 8 additions; float64 from there on. Several additions
+   are under way at once: each takes as long as four begin in. */
+enum { CHAINS = 4 };
+
 static inline double sum(const float *restrict one, const float *restrict other, int count) {
     double total = 0;
     if (count == TILE) {
-        Lanes lanes = {0};
-        for (int i = 0; i < TILE; i += LANES) {
-            Lanes a, b;
-            memcpy(&a, one + i, sizeof a);
-            if (other) {
-                memcpy(&b, other + i, sizeof b);
-                a *= b;
+        Lanes lanes[CHAINS] = {{0}};
+        for (int i = 0; i < TILE; i += CHAINS * LANES) {
+            for (int k = 0; k < CHAINS; k++) {
+                Lanes a, b;
+                memcpy(&a, one + i + k * LANES, sizeof a);
+                if (other) {
+                    memcpy(&b, other + i + k * LANES, sizeof b);
+                    a *= b;
+                }
+                lanes[k] += a;
             }
-            lanes += a;
         }
-        for (int i = 0; i < LANES; i++) total += (double)lanes[i];
+        lanes[0] = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3]);
+        for (int i = 0; i < LANES; i++) total += (double)lanes[0][i];
     } else {
         for (int i = 0; i < count; i++) {
             float product = other ? one[i] * other[i] : one[i];

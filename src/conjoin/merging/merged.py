@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, Kind, Spec
+from conjoin.checkpoints import Checkpoint, Kind, Spec, files_kept_open
 from conjoin.compiled import Program, Programs
 from conjoin.errors import MethodError, MismatchError, NonFiniteError
 from conjoin.merging.blocks import (
@@ -94,11 +94,12 @@ class Merged(Checkpoint):
         if len(spans) <= 1:
             return self._part(name, (start, stop))
         held = hold(self._task(name)[1].inputs)
-        first = self._part(name, spans[0], held)
-        out = torch.empty(stop - start, dtype=first.dtype, device=first.device)
-        out[: first.numel()] = first
-        for begin, end in spans[1:]:
-            out[begin - start : end - start] = self._part(name, (begin, end), held)
+        with files_kept_open():
+            first = self._part(name, spans[0], held)
+            out = torch.empty(stop - start, dtype=first.dtype, device=first.device)
+            out[: first.numel()] = first
+            for begin, end in spans[1:]:
+                out[begin - start : end - start] = self._part(name, (begin, end), held)
         return out
 
     def reads_ranges(self, name: str) -> bool:

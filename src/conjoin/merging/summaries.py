@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from conjoin.checkpoints import files_kept_open
 from conjoin.compiled import Program, Programs
 from conjoin.errors import MethodError
 from conjoin.merging.blocks import (
@@ -239,7 +240,8 @@ class _Total(Total):
         compiled = self._compiled(function)
 
         def measure(piece: Piece) -> Tensor:
-            return self._measured(function, piece, compiled)
+            with files_kept_open():
+                return self._measured(function, piece, compiled)
 
         first = measure(Piece(self._pieces[0].name, 0, 0))  # tells the dtype, and costs nothing
         if first.is_floating_point():

@@ -18,8 +18,12 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     """Give the bytes of a tensor, without a copy where it is contiguous and on the CPU."""
     if not tensor.numel():
         return memoryview(b"")
-    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    return plain.reshape(-1).view(torch.uint8).numpy().data
+    plain = tensor.detach()
+    if plain.dim() != 1 or not plain.is_contiguous() or plain.device.type != "cpu":
+        plain = plain.cpu().contiguous().reshape(-1)
+    if plain.is_conj() or plain.is_neg():
+        plain = plain.resolve_conj().resolve_neg()
+    return plain.view(torch.uint8).numpy().data
 
 
 def digest_of(tensor: Tensor) -> bytes:

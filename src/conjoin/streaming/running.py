@@ -11,7 +11,7 @@ import xxhash
 from torch import Tensor
 
 from conjoin.atomic import write_bytes
-from conjoin.checkpoints import MemoryCheckpoint, open_checkpoint, save
+from conjoin.checkpoints import MemoryCheckpoint, files_kept_open, open_checkpoint, save
 from conjoin.errors import CheckpointError, StageError
 from conjoin.merging import Merged
 from conjoin.merging.blocks import blocks_of
@@ -265,7 +265,7 @@ class _Work:
         self._ahead.reached(index)
         digest = xxhash.xxh3_64()
         offset = job.offset
-        with _stream_of(self._merged.device):
+        with files_kept_open(), _stream_of(self._merged.device):
             for part in self._parts(job):
                 data = raw_bytes(part)
                 digest.update(data)

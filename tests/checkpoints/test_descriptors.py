@@ -1,0 +1,141 @@
+"""Files are opened once for many reads, closed again, and no other file is taken for them."""
+
+import os
+import threading
+
+import pytest
+import torch
+
+import conjoin.checkpoints.descriptors as descriptors
+from conjoin import merge
+from conjoin.checkpoints import files_kept_open, open_checkpoint, save
+from conjoin.checkpoints.descriptors import descriptor_of, read_into
+from conjoin.errors import CheckpointError, InputError
+from conjoin.merging.blocks import BLOCK
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The paths that are opened, in their order."""
+    paths, before = [], os.open
+
+    def watched(path, *given, **keywords):
+        paths.append(str(path))
+        return before(path, *given, **keywords)
+
+    monkeypatch.setattr(os, "open", watched)
+    return paths
+
+
+def _is_open(descriptor):
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def path(tmp_path):
+    return save({"w": torch.arange(10.0)}, tmp_path / "model.safetensors")
+
+
+def test_within_a_file_is_opened_once_and_then_closed(path, opened):
+    checkpoint = open_checkpoint(path)
+    opened.clear()
+    with files_kept_open():
+        assert [checkpoint.read("w", k, k + 1).item() for k in range(10)] == list(range(10))
+        (descriptor,) = descriptors._KEPT.files.values()
+        with files_kept_open():  # of which the outer one is the end
+            checkpoint.read("w")
+        assert _is_open(descriptor)
+    assert opened == [str(path)]
+    assert not _is_open(descriptor)
+    assert checkpoint.read("w", 3, 4).item() == 3
+    assert len(opened) == 2
+    assert descriptors._KEPT.files is None
+
+
+def test_an_error_within_closes_it(path):
+    checkpoint = open_checkpoint(path)
+    seen = []
+
+    def read():
+        with files_kept_open():
+            checkpoint.read("w")
+            seen.extend(descriptors._KEPT.files.values())
+            checkpoint.read("w", 3, 11)
+
+    with pytest.raises(InputError, match="the range"):
+        read()
+    (descriptor,) = seen
+    assert not _is_open(descriptor)
+
+
+def test_it_holds_for_one_thread(path, opened):
+    checkpoint = open_checkpoint(path)
+    opened.clear()
+    with files_kept_open():
+        checkpoint.read("w")
+        thread = threading.Thread(target=checkpoint.read, args=("w",))
+        thread.start()
+        thread.join()
+    assert opened == [str(path)] * 2
+
+
+def test_a_file_changed_in_place_is_refused_while_it_is_kept_open(path):
+    checkpoint = open_checkpoint(path)
+    with files_kept_open():
+        checkpoint.read("w")
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - 4)
+        with pytest.raises(CheckpointError, match="has changed since it was opened"):
+            checkpoint.read("w")
+
+
+def test_one_that_took_its_place_is_not_taken_for_it(path, tmp_path):
+    first = open_checkpoint(path)
+    with files_kept_open():
+        assert first.read("w", 1, 2).item() == 1
+        other = save({"w": -torch.arange(10.0)}, tmp_path / "other.safetensors")
+        other.replace(path)
+        second = open_checkpoint(path)
+        # The one that was opened is read to the end; its successor is another file.
+        assert second.read("w", 1, 2).item() == -1
+        assert first.read("w", 1, 2).item() == 1
+    with pytest.raises(CheckpointError, match="has changed since it was opened"):
+        first.read("w")
+
+
+def test_a_file_that_is_gone_is_an_error(path):
+    checkpoint = open_checkpoint(path)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="cannot read .* again"):
+        checkpoint.read("w")
+
+
+def test_a_merge_opens_files_per_piece_of_work_and_not_per_block(tmp_path, opened):
+    size = 5 * BLOCK
+    models = [
+        open_checkpoint(save({"w": torch.full((size,), float(k))}, tmp_path / f"{k}.safetensors"))
+        for k in (1, 3)
+    ]
+    opened.clear()
+    merged = merge(models, "slerp")["w"]  # looked at twice
+    assert torch.equal(merged, torch.full((size,), 2.0))
+    assert len([path for path in opened if path.startswith(str(tmp_path))]) <= 6
+
+
+@pytest.mark.parametrize("has_preadv", [True, False])
+def test_reading_fills_memory_or_says_that_the_file_ends(tmp_path, monkeypatch, has_preadv):
+    if not has_preadv:
+        monkeypatch.delattr(os, "preadv", raising=False)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(100)))
+    target = bytearray(40)
+    with descriptor_of("key", lambda: os.open(path, os.O_RDONLY)) as descriptor:
+        assert read_into(descriptor, memoryview(target), 50)
+        assert bytes(target) == bytes(range(50, 90))
+        assert not read_into(descriptor, memoryview(target), 61)
+        assert read_into(descriptor, memoryview(target)[:0], 1000)
+    assert not _is_open(descriptor)
