@@ -79,11 +79,17 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'conjoin' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_"):
+        try:
+            return import_module(f"conjoin.{name}")  # as `conjoin.measure`, without an import of it
+        except ModuleNotFoundError as error:
+            if error.name != f"conjoin.{name}":
+                raise
+    raise AttributeError(f"module 'conjoin' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

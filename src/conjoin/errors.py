@@ -14,7 +14,8 @@
     ├── StageError (RuntimeError)     a cached stage that cannot be used, or is in use
     └── UserCodeError (RuntimeError)  code that the user named has raised
 
-and one warning, `StabilityWarning` (UserWarning): a training that will diverge as it was set up.
+and two warnings: `StabilityWarning` (UserWarning), a training that will diverge as it was set up, and
+`StructureWarning` (UserWarning), models whose tensors fit together and whose code does not.
 
 A message says what was expected, what was found (which tensor, in which file), and what to do.
 Each class also derives from the built-in exception that a reader would expect to catch.
@@ -32,6 +33,7 @@ __all__ = [
     "RecipeError",
     "StabilityWarning",
     "StageError",
+    "StructureWarning",
     "TraceError",
     "TrainingError",
     "UserCodeError",
@@ -92,3 +94,7 @@ class UserCodeError(ConjoinError, RuntimeError):
 
 class StabilityWarning(UserWarning):
     """A training that will diverge as it was set up."""
+
+
+class StructureWarning(UserWarning):
+    """Models whose tensors fit together, but whose layers do not compute the same with them."""

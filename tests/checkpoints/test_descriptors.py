@@ -1,5 +1,6 @@
 """Files are opened once for many reads, closed again, and no other file is taken for them."""
 
+import io
 import os
 import threading
 
@@ -9,7 +10,7 @@ import torch
 import conjoin.checkpoints.descriptors as descriptors
 from conjoin import merge
 from conjoin.checkpoints import files_kept_open, open_checkpoint, save
-from conjoin.checkpoints.descriptors import descriptor_of, read_into
+from conjoin.checkpoints.descriptors import opened_file, read_into
 from conjoin.errors import CheckpointError, InputError
 from conjoin.merging.blocks import BLOCK
 
@@ -17,22 +18,14 @@ from conjoin.merging.blocks import BLOCK
 @pytest.fixture
 def opened(monkeypatch):
     """The paths that are opened, in their order."""
-    paths, before = [], os.open
+    paths, before = [], io.FileIO
 
     def watched(path, *given, **keywords):
         paths.append(str(path))
         return before(path, *given, **keywords)
 
-    monkeypatch.setattr(os, "open", watched)
+    monkeypatch.setattr(io, "FileIO", watched)
     return paths
-
-
-def _is_open(descriptor):
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 @pytest.fixture
@@ -45,12 +38,12 @@ def test_within_a_file_is_opened_once_and_then_closed(path, opened):
     opened.clear()
     with files_kept_open():
         assert [checkpoint.read("w", k, k + 1).item() for k in range(10)] == list(range(10))
-        (descriptor,) = descriptors._KEPT.files.values()
+        (file,) = descriptors._KEPT.files.values()
         with files_kept_open():  # of which the outer one is the end
             checkpoint.read("w")
-        assert _is_open(descriptor)
+        assert not file.closed
     assert opened == [str(path)]
-    assert not _is_open(descriptor)
+    assert file.closed
     assert checkpoint.read("w", 3, 4).item() == 3
     assert len(opened) == 2
     assert descriptors._KEPT.files is None
@@ -68,8 +61,8 @@ def test_an_error_within_closes_it(path):
 
     with pytest.raises(InputError, match="the range"):
         read()
-    (descriptor,) = seen
-    assert not _is_open(descriptor)
+    (file,) = seen
+    assert file.closed
 
 
 def test_it_holds_for_one_thread(path, opened):
@@ -126,6 +119,20 @@ def test_a_merge_opens_files_per_piece_of_work_and_not_per_block(tmp_path, opene
     assert len([path for path in opened if path.startswith(str(tmp_path))]) <= 6
 
 
+def test_only_so_many_are_kept(tmp_path, opened):
+    count = descriptors._MOST + 2
+    paths = [
+        save({"w": torch.full((3,), 1.0 * k)}, tmp_path / f"{k}.safetensors") for k in range(count)
+    ]
+    checkpoints = [open_checkpoint(path) for path in paths]
+    opened.clear()
+    with files_kept_open():
+        for _ in range(3):
+            assert [one.read("w", 1, 2).item() for one in checkpoints] == list(range(count))
+        assert len(descriptors._KEPT.files) == descriptors._MOST
+    assert len(opened) == descriptors._MOST + 3 * 2
+
+
 @pytest.mark.parametrize("has_preadv", [True, False])
 def test_reading_fills_memory_or_says_that_the_file_ends(tmp_path, monkeypatch, has_preadv):
     if not has_preadv:
@@ -133,9 +140,9 @@ def test_reading_fills_memory_or_says_that_the_file_ends(tmp_path, monkeypatch, 
     path = tmp_path / "file"
     path.write_bytes(bytes(range(100)))
     target = bytearray(40)
-    with descriptor_of("key", lambda: os.open(path, os.O_RDONLY)) as descriptor:
-        assert read_into(descriptor, memoryview(target), 50)
+    with opened_file("key", lambda: io.FileIO(path)) as file:
+        assert read_into(file, memoryview(target), 50)
         assert bytes(target) == bytes(range(50, 90))
-        assert not read_into(descriptor, memoryview(target), 61)
-        assert read_into(descriptor, memoryview(target)[:0], 1000)
-    assert not _is_open(descriptor)
+        assert not read_into(file, memoryview(target), 61)
+        assert read_into(file, memoryview(target)[:0], 1000)
+    assert file.closed

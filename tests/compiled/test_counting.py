@@ -51,6 +51,8 @@ def test_what_it_is_not_for_is_left_to_others():
     assert not count_patterns(bits.long(), [(0, 0, 0, 3)], counts)
     assert not count_patterns(bits, [(0, 0, 0, 4)], counts)  # no column is left for those above
     assert not count_patterns(bits, [(0, 0, 0, 3)], torch.zeros(4, 2, dtype=torch.int64).mT)
+    assert not count_patterns(bits, [(1, 0, 0, 3)], counts)  # there is no such row
+    assert not count_patterns(bits, [(0, 0, 0, 3)], counts.int())
     assert not count_patterns(bits.to("meta"), [(0, 0, 0, 3)], counts)
     assert not counts.any()
     assert count_patterns(bits[::2], [(0, 0, 1, 3)], counts)  # 0 2 4 6 8

@@ -128,7 +128,8 @@ def test_every_elementwise_method_has_torchs_bits(row, count, dtypes, result, si
     expected = by_torch(row, stored, keywords, seed, result)
     found = program.run(stored, torch.Generator().manual_seed(seed) if row.is_random else None)
     if found is None:
-        assert not expected.isfinite().all()
+        # DARE may drop what is infinite in a model.
+        assert not all(bool(one.isfinite().all()) for one in (*stored, expected))
     else:
         assert torch.equal(bits(found), bits(expected))
 

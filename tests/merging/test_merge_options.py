@@ -55,7 +55,7 @@ def test_weights():
     models = [_state(w=[1.0]), _state(w=[2.0])]
     with pytest.raises(MethodError, match="one weight per model, 2; got 3"):
         merge(models, "linear", weights=[1, 2, 3])
-    with pytest.raises(MethodError, match=r"mean takes no weights; use .linear."):
+    with pytest.raises(MethodError, match=r"mean takes no weights; .linear. does"):
         merge(models, weights=[1, 2])
     for weights in ([1, -1], [0, 0], [0.1 + 0.2, -0.3]):
         with pytest.raises(MethodError, match="sum to zero"):

@@ -9,7 +9,7 @@ from method_engine import run
 
 from conjoin import merge
 from conjoin.errors import MethodError
-from conjoin.methods.arcee_fusion import _divergence
+from conjoin.methods.arcee_fusion import _divergence, arcee_fusion
 
 few = settings(deadline=None, max_examples=40)
 
@@ -102,3 +102,9 @@ def test_equal_models_and_complex_ones():
     assert torch.equal(run("arcee_fusion", [one], one), one)
     with pytest.raises(MethodError, match="arcee_fusion looks at"):
         run("arcee_fusion", [one.to(torch.complex64)], one.to(torch.complex64))
+
+
+@pytest.mark.parametrize("shapes", [[(2, 10)], [], [(3, 10), (3, 10)], [(10, 3)]])
+def test_tensors_of_other_shapes_are_refused(shapes):
+    with pytest.raises(MethodError, match="one tensor of its base's shape"):
+        arcee_fusion([torch.zeros(shape) for shape in shapes], base=torch.zeros(3, 10))

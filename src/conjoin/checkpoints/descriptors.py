@@ -1,15 +1,19 @@
 """Files that are opened once for many reads."""
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["descriptor_of", "files_kept_open", "read_into"]
+__all__ = ["files_kept_open", "opened_file", "read_into"]
+
+_MOST = 8
+"""Files that a thread keeps open: a merge has a few models, and a system may allow few files."""
 
 
 class _Kept(threading.local):
-    files: "dict[object, int] | None" = None
+    files: dict[object, io.FileIO] | None = None
 
 
 _KEPT = _Kept()
@@ -19,52 +23,50 @@ _KEPT = _Kept()
 def files_kept_open() -> Iterator[None]:
     """Within it, what this thread reads from files in ranges is read from files opened once.
 
-    For many reads one after the other: opening a file takes as long as reading 100 KB of it. It is
-    not for long, since a file that is removed takes room on the disk until it is closed.
+    For many reads one after the other: opening a file takes as long as reading 100 KB of it, and
+    on a network far longer. It is not for long, since a file that is removed takes room on the disk
+    until it is closed. At most 8 files are kept; others are opened for each read.
     """
     if _KEPT.files is not None:
         yield
         return
-    _KEPT.files = {}
+    files: dict[object, io.FileIO] = {}
     try:
+        _KEPT.files = files
         yield
     finally:
-        files, _KEPT.files = _KEPT.files, None
-        for descriptor in files.values():
-            os.close(descriptor)
+        _KEPT.files = None
+        for file in files.values():
+            file.close()
 
 
 @contextmanager
-def descriptor_of(key: object, opened: Callable[[], int]) -> Iterator[int]:
-    """Give the descriptor of a file that is kept open, or open it for now.
+def opened_file(key: object, opened: Callable[[], io.FileIO]) -> Iterator[io.FileIO]:
+    """Give a file that is kept open, or open it: for now, or to be kept.
 
     Args:
         key: what it is known by: equal keys are of one file.
         opened: opens it.
     """
     kept = _KEPT.files
-    if kept is not None:
-        if key not in kept:
-            kept[key] = opened()
+    if kept is not None and key in kept:
         yield kept[key]
-        return
-    descriptor = opened()
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+    elif kept is not None and len(kept) < _MOST:
+        yield kept.setdefault(key, opened())
+    else:
+        with opened() as file:
+            yield file
 
 
-def read_into(descriptor: int, target: memoryview, offset: int) -> bool:
+def read_into(file: io.FileIO, target: memoryview, offset: int) -> bool:
     """Fill memory with what a file holds from an offset on; False if it ends before."""
+    if not hasattr(os, "preadv"):
+        file.seek(offset)
     while target:
         if hasattr(os, "preadv"):
-            count = os.preadv(descriptor, [target], offset)
+            count = os.preadv(file.fileno(), [target], offset)
         else:
-            os.lseek(descriptor, offset, os.SEEK_SET)
-            data = os.read(descriptor, len(target))
-            count = len(data)
-            target[:count] = data
+            count = file.readinto(target) or 0
         if not count:
             return False
         target, offset = target[count:], offset + count

@@ -34,11 +34,13 @@ def match_names(pattern: str, names: Iterable[str]) -> list[str]:
     names with brackets can be written as they are.
 
     Raises:
-        InputError: the pattern matches nothing; the message has the closest names.
+        InputError: it is no string, or matches nothing; the message has the closest names.
 
     >>> match_names("*.bias", ["conv1.weight", "conv1.bias", "fc.bias"])
     ['conv1.bias', 'fc.bias']
     """
+    if not isinstance(pattern, str):
+        raise InputError(f"a pattern of tensor names is a string such as 'head.*', not {pattern!r}")
     names = list(names)
     if pattern in names:
         return [pattern]

@@ -1,5 +1,6 @@
 """A safetensors file as a checkpoint, of which only what is asked for is read."""
 
+import io
 import json
 import mmap
 import os
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoints.checkpoint import Checkpoint
-from conjoin.checkpoints.descriptors import descriptor_of, read_into
+from conjoin.checkpoints.descriptors import opened_file, read_into
 from conjoin.checkpoints.foreign import explain_foreign
 from conjoin.checkpoints.safetensors_header import Entry, read_header
 from conjoin.checkpoints.spec import Spec, kind_by_name
@@ -32,7 +33,8 @@ class SafetensorsFile(Checkpoint):
     `checkpoint[name]` is a view of the file in memory (zero-copy, by private pages: changing the
     tensor would not change the file). `read` copies a range and touches those bytes only, which
     keeps the memory of a process that streams through a large file small. The file is open only
-    while a view of it lives; when it is replaced or changed after it was opened, it is refused.
+    while a view of it lives, or within `files_kept_open`; when it is changed, or is another file
+    when it is opened again, it is refused.
 
     Tied tensors, which the format cannot hold, are known by metadata {removed name: kept name},
     as `safetensors.torch.save_model` writes it, and appear with `alias_of`.
@@ -119,9 +121,9 @@ class SafetensorsFile(Checkpoint):
         entry = self._entry(name)
         out = torch.empty(stop - start, dtype=entry.dtype)
         target = out.view(torch.uint8).numpy().data
-        with self._opened() as descriptor:
-            self._check(descriptor)
-            if not read_into(descriptor, target, entry.begin + start * entry.dtype.itemsize):
+        with self._opened() as file:
+            self._check(file)
+            if not read_into(file, target, entry.begin + start * entry.dtype.itemsize):
                 raise CheckpointError(f"{self._path} ends within tensor {name!r}")
         return out
 
@@ -136,19 +138,19 @@ class SafetensorsFile(Checkpoint):
     def _entry(self, name: str) -> Entry:
         return self._entries[self.spec_of(name).alias_of or name]
 
-    def _opened(self) -> AbstractContextManager[int]:
-        return descriptor_of((self._path, self._identity), self._open)
+    def _opened(self) -> AbstractContextManager[io.FileIO]:
+        return opened_file((self._path, self._identity), self._open)
 
-    def _open(self) -> int:
+    def _open(self) -> io.FileIO:
         try:
-            return os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            return io.FileIO(self._path)
         except OSError as error:
             raise CheckpointError(
                 f"cannot read {self._path} again: {error.strerror or error}"
             ) from error
 
-    def _check(self, descriptor: int) -> None:
-        if _identify(descriptor) != self._identity:
+    def _check(self, file: io.FileIO) -> None:
+        if _identify(file.fileno()) != self._identity:
             raise CheckpointError(
                 f"{self._path} has changed since it was opened; open it again to read what it "
                 "holds now"
@@ -160,10 +162,10 @@ class SafetensorsFile(Checkpoint):
         # threads may both find none and map the file twice: each tensor owns the map it lies in.
         mapped = None if self._map is None else self._map()
         if mapped is None:
-            with self._opened() as descriptor:
-                self._check(descriptor)
+            with self._opened() as file:
+                self._check(file)
                 try:
-                    mapped = _map_privately(descriptor)
+                    mapped = _map_privately(file.fileno())
                 except OSError:
                     return None  # no address space, or no mapping on this file system: read instead
             self._map = weakref.ref(mapped)

@@ -47,10 +47,14 @@ def count_patterns(bits: Tensor, windows: Sequence[tuple[int, ...]], into: Tenso
     """
     library = load_library()
     plain = {type(bits), type(into)} == {Tensor} and {bits.device.type, into.device.type} == {"cpu"}
-    if library is None or not plain or bits.dtype != torch.int32 or not into.is_contiguous():
+    if library is None or not plain or (bits.dtype, into.dtype) != (torch.int32, torch.int64):
         return False
-    columns, first = into.shape[1], into.data_ptr()
-    if any(bins >= columns or low + (bins << shift) >= _END for _, low, shift, bins in windows):
+    (rows, columns), first = into.shape, into.data_ptr()
+    fits = all(
+        0 <= row < rows and 0 <= bins < columns and 0 <= low <= low + (bins << shift) < _END
+        for row, low, shift, bins in windows
+    )
+    if not fits or not into.is_contiguous():
         return False
     size = into.element_size()
     flat = bits.contiguous()

@@ -9,7 +9,7 @@
 
    p / q - 1 = s (exp(d - c) - 1) / q with s = q - eps, the softmax of v, and c the logarithm of
    sum_j s_j exp(d_j). So nothing cancels, and float32 is enough: D is right to a few 1e-7 of it. An
-   error of c adds half its square.
+   error of c adds half its square (and less than that for eps).
 
    The polynomials are of least largest relative error, below 1e-8. */
 
@@ -18,7 +18,8 @@
 /* Where they hold, and nothing leaves the range of float32. Torch does the rows beyond. */
 static const float MOST_WEIGHT = 64.f, MOST_CHANGE = .5f;
 
-#define EACH for (int i = 0; i < TILE; i++)
+/* Of the numbers that are there, and some behind them, up to whole vectors. */
+#define EACH for (int i = 0; i < width; i++)
 
 static inline float exponential(float x) {
     /* x = n log(2) + r. Adding 1.5 * 2**23 leaves n in the lowest bits. */
@@ -57,7 +58,7 @@ static inline float term(float a, float q) {
     return z * SCALED(a, 2.f * (q + a) * u, p);
 }
 
-static float greatest(const float *numbers) {
+static float greatest(const float *numbers, int width) {
     uint32_t most = 0;
     EACH most = larger(most, as_bits(numbers[i]) & 0x7fffffffu);
     return as_float(most);
@@ -69,14 +70,17 @@ typedef struct {
     int64_t start; /* of the row */
 } Row;
 
+static int whole_vectors(int count) { return (count + LANES - 1) / LANES * LANES; }
+
 /* Load a tile of the base and of the change from it. */
 static int load_both(const Row *row, int64_t at, int count, float *restrict base,
                      float *restrict change) {
+    int width = whole_vectors(count);
     load(change, row->model, row->model_dtype, row->start + at, count);
     load(base, row->base, row->base_dtype, row->start + at, count);
     EACH change[i] -= base[i];
     /* False for NaN. */
-    return greatest(base) <= MOST_WEIGHT && greatest(change) <= MOST_CHANGE;
+    return greatest(base, width) <= MOST_WEIGHT && greatest(change, width) <= MOST_CHANGE;
 }
 
 static double divergence(const Row *row, int64_t columns, float eps) {
@@ -84,6 +88,7 @@ static double divergence(const Row *row, int64_t columns, float eps) {
     double total = 0, changed = 0, found = 0;
     for (int64_t at = 0; at < columns; at += TILE) {
         int count = columns - at < TILE ? (int)(columns - at) : TILE;
+        int width = whole_vectors(count);
         if (!load_both(row, at, count, base, change)) return NAN;
         EACH base[i] = exponential(base[i]);
         EACH change[i] = exponential_less_one(change[i]);
@@ -96,6 +101,7 @@ static double divergence(const Row *row, int64_t columns, float eps) {
     float scale = (float)(1 / total);
     for (int64_t at = 0; at < columns; at += TILE) {
         int count = columns - at < TILE ? (int)(columns - at) : TILE;
+        int width = whole_vectors(count);
         load_both(row, at, count, base, change);
         EACH {
             float softmax = exponential(base[i]) * scale;

@@ -38,7 +38,7 @@ def load_library() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(path))
         library.conjoin_source.restype = ctypes.c_uint32
-        sources = sorted(path.parent.glob("*.[ch]"))
+        sources = sorted(path.parent.glob("[!.]*.[ch]"))
         if library.conjoin_source() != zlib.crc32(b"".join(one.read_bytes() for one in sources)):
             return None  # of another version: this one is used after the next installation
     except (OSError, AttributeError):

@@ -114,7 +114,8 @@ static inline int store(void *output, const float *restrict from, int dtype, int
     return most >= end ? OUTPUT_NOT_FINITE : 0;
 }
 
-/* Float32 within the lanes of a tile, which is 8 additions; float64 from there on. Several additions
+/* Float32 within the lanes of a tile, which is 8 additions, and 2 of the
+   chains; float64 from there on. Several additions
    are under way at once: each takes as long as four begin in. */
 enum { CHAINS = 4 };
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from conjoin.arguments import plain
 from conjoin.checkpoints import Checkpoint, Kind, Spec, describe_name_difference, match_names
 from conjoin.errors import InputError, MismatchError
 
@@ -28,6 +29,7 @@ def kept_names(sources: Sequence[Checkpoint], keep: Mapping[str, int]) -> dict[s
     """
     kept: dict[str, int] = {}
     for pattern, number in keep.items():
+        number = plain(number)
         if not isinstance(number, int) or not 0 <= number < len(sources):
             raise InputError(
                 f"keep={{{pattern!r}: {number!r}}} names no model; they are 0 to {len(sources) - 1}"
@@ -64,9 +66,13 @@ def agree(
     specs = {}
     for name in dict.fromkeys([*first.specs, *kept]):
         spec = sources[kept.get(name, 0)].specs[name]
-        floating = spec.kind in (Kind.WEIGHT, Kind.STATISTIC)
+        floating = _is_merged(spec)
         specs[name] = replace(spec, dtype=dtype) if dtype is not None and floating else spec
     return specs
+
+
+def _is_merged(spec: Spec) -> bool:
+    return spec.kind in (Kind.WEIGHT, Kind.STATISTIC)
 
 
 def _same_names(first: Checkpoint, other: Checkpoint, number: int, kept: Mapping[str, int]) -> None:
@@ -109,12 +115,13 @@ def _same_shapes(
             f"{len(wrong)} tensors of {label(0, first)} and {label(number, other)} have different "
             f"shapes: {_shown(wrong)}. Merge models of one structure, or keep={{pattern: number}}"
         )
-    if dtype is not None:
-        return
     wrong = [
         f"{name!r}: {a.dtype} and {b.dtype}"
         for name, a, b in pairs
-        if a.dtype != b.dtype and a.kind in (Kind.WEIGHT, Kind.STATISTIC)
+        if a.dtype != b.dtype
+        and (_is_merged(a) or _is_merged(b))
+        # Another dtype for the result leaves integers what they are.
+        and (dtype is None or not (_is_merged(a) and _is_merged(b)))
     ]
     if wrong:
         raise MismatchError(

@@ -1,7 +1,5 @@
 """Several models in, one of the same kind out: the one-line answer."""
 
-import copy
-import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,12 +8,14 @@ from typing import Any, TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 
+from conjoin.arguments import as_dtype, as_mapping, as_numbers, as_whole, plain
 from conjoin.checkpoints import Checkpoint, Kind, MemoryCheckpoint, as_checkpoint, override_kinds
 from conjoin.errors import InputError, MethodError
 from conjoin.merging.agreement import kept_names
 from conjoin.merging.merged import Merged
+from conjoin.merging.modules import check_modules, copy_of
 from conjoin.merging.task import Settings, make_tasks
-from conjoin.methods import Method, find_method
+from conjoin.methods import METHODS, Method, find_method
 
 __all__ = ["POOLED", "merge"]
 
@@ -39,7 +39,7 @@ def merge(
     parameters: Mapping[str, Any] | None = ...,
     keep: Mapping[str, int] | None = ...,
     kinds: Mapping[str, Kind | str] | None = ...,
-    dtype: torch.dtype | None = ...,
+    dtype: torch.dtype | str | None = ...,
     allow_nonfinite: bool = ...,
     seed: int = ...,
 ) -> M: ...
@@ -53,7 +53,7 @@ def merge(  # type: ignore[overload-overlap]
     parameters: Mapping[str, Any] | None = ...,
     keep: Mapping[str, int] | None = ...,
     kinds: Mapping[str, Kind | str] | None = ...,
-    dtype: torch.dtype | None = ...,
+    dtype: torch.dtype | str | None = ...,
     allow_nonfinite: bool = ...,
     seed: int = ...,
 ) -> Checkpoint: ...
@@ -67,7 +67,7 @@ def merge(
     parameters: Mapping[str, Any] | None = ...,
     keep: Mapping[str, int] | None = ...,
     kinds: Mapping[str, Kind | str] | None = ...,
-    dtype: torch.dtype | None = ...,
+    dtype: torch.dtype | str | None = ...,
     allow_nonfinite: bool = ...,
     seed: int = ...,
 ) -> dict[str, Tensor]: ...
@@ -80,7 +80,7 @@ def merge(
     parameters: Mapping[str, Any] | None = None,
     keep: Mapping[str, int] | None = None,
     kinds: Mapping[str, Kind | str] | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     allow_nonfinite: bool = False,
     seed: int = 0,
 ) -> Any:
@@ -101,7 +101,7 @@ def merge(
         keep: tensors to take from one model unchanged: ``{"classifier.*": 0}`` keeps the head of
             the first. They may differ in shape or exist in that model alone.
         kinds: correct what a tensor is taken for: ``{"*.scale_buffer": "weight"}``.
-        dtype: of weights and statistics in the result (mappings and checkpoints only).
+        dtype: of weights and statistics in the result (mappings and checkpoints only), or its name.
         allow_nonfinite: let NaN and infinity pass instead of refusing them.
         seed: of random methods.
 
@@ -126,21 +126,30 @@ def merge(
     kind = _one_kind(given if base is None else [*given, base])
     row = _as_method(method)
     shares = None if weights is None else _checked_weights(weights, len(given))
-    row.check(
-        parameters or {}, base=base is not None, weights=weights is not None, models=len(given)
-    )
+    chosen = {
+        name: plain(value)
+        for name, value in as_mapping(parameters, "parameters", '{"t": 0.3}').items()
+    }
+    keep = as_mapping(keep, "keep", '{"classifier.*": 0}')
+    kinds = as_mapping(kinds, "kinds", '{"*.scale_buffer": "weight"}')
+    seed = as_whole(seed, "seed")
+    row.check(chosen, base=base is not None, weights=weights is not None, models=len(given))
+    if dtype is not None:
+        dtype = as_dtype(dtype)
     if dtype is not None and kind is nn.Module:
         raise InputError(
             "dtype= is for files and mappings; for modules call .to(dtype) on the result"
         )
-    sources = [_with_kinds(as_checkpoint(model), kinds or {}) for model in given]
-    ancestor = None if base is None else _with_kinds(as_checkpoint(base), kinds or {})
-    settings = Settings(shares, parameters or {})
+    if kind is nn.Module:
+        check_modules(given if base is None else [*given, base])
+    sources = [_with_kinds(as_checkpoint(model), kinds) for model in given]
+    ancestor = None if base is None else _with_kinds(as_checkpoint(base), kinds)
+    settings = Settings(shares, chosen)
     tasks = make_tasks(
         sources,
         row,
         base=ancestor,
-        kept=kept_names(sources, keep or {}),
+        kept=kept_names(sources, keep),
         settings=lambda _: settings,
         dtype=dtype,
     )
@@ -156,17 +165,17 @@ def merge(
 
 
 def _checked_weights(weights: Iterable[float], count: int) -> tuple[float, ...]:
-    numbers = tuple(float(weight) for weight in weights)
+    numbers = as_numbers(weights, "weights")
     if len(numbers) != count:
         raise MethodError(f"expected one weight per model, {count}; got {len(numbers)}")
-    if not all(math.isfinite(number) for number in numbers):
-        raise MethodError(f"the weights must be finite numbers, not {list(numbers)}")
     return numbers
 
 
 def _as_list(models: Any) -> list[Any]:
     if isinstance(models, nn.Module | Mapping | str | os.PathLike):
         raise InputError(f"expected a list of models, got one {type(models).__name__}; pass [a, b]")
+    if not isinstance(models, Iterable):
+        raise InputError(f"expected a list of models, got {models!r:.200}; pass [a, b]")
     given = list(models)
     if not given:
         raise InputError("expected at least one model, got an empty list")
@@ -205,6 +214,9 @@ def _as_method(method: str | Method | Combine) -> Method:
         return find_method(method)
     if isinstance(method, Method):
         return method
+    for row in METHODS.values():
+        if row.function is method:  # a method, by its function
+            return row
     if not callable(method):
         raise InputError(
             f"method is a name, a Method or a function of a list of tensors, not {method!r}"
@@ -274,7 +286,7 @@ def _module(first: nn.Module, merged: Merged) -> nn.Module:
                 f"the kept tensor {name!r} is {list(spec.shape)}, but the first model, whose "
                 f"structure the result has, has {found}; put the model it is kept from first"
             )
-    result = copy.deepcopy(first)
+    result = copy_of(first)
     result.load_state_dict(_values(merged))
     _tie(result, merged)
     for name in merged.pooled:

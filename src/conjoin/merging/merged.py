@@ -204,6 +204,10 @@ class Merged(Checkpoint):
             raise MethodError(
                 f"{task.method.name} gave {type(result).__name__} for {name!r}, not a tensor"
             )
+        if result.is_complex() and not task.working.is_complex:
+            raise MethodError(
+                f"{task.method.name} gave complex numbers for {name!r}, which is real"
+            )
         if result.shape != shape:
             raise MethodError(
                 f"{task.method.name} gave shape {list(result.shape)} for {name!r}, "

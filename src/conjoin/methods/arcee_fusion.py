@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from conjoin.compiled import divergence_of_rows
+from conjoin.errors import MethodError
 from conjoin.methods.elections import check_real
 from conjoin.methods.magprune import strips
 from conjoin.methods.method import Total
@@ -17,8 +18,8 @@ __all__ = ["arcee_fusion"]
 
 # mergekit's: added to every probability.
 _EPS = 1e-8
-# How far apart the changes in a row may be to count as small.
-_NEAR = 2.0
+# Of which the exponential is no infinity.
+_LARGEST = 700.0
 
 
 def arcee_fusion(tensors: Sequence[Tensor], *, base: Tensor) -> Tensor:
@@ -42,7 +43,7 @@ def arcee_fusion(tensors: Sequence[Tensor], *, base: Tensor) -> Tensor:
         base: ``w_0``, of its shape.
 
     Raises:
-        MethodError: complex tensors.
+        MethodError: complex tensors; several, or one of another shape than the base.
 
     Arcee AI, in mergekit 0.1.1, 2025.
 
@@ -51,6 +52,9 @@ def arcee_fusion(tensors: Sequence[Tensor], *, base: Tensor) -> Tensor:
     tensor([0., 0., 0., 0., 0., 0., 5., 0.])
     """
     check_real(base, "arcee_fusion")
+    if [tensor.shape for tensor in tensors] != [base.shape]:
+        shapes = [list(tensor.shape) for tensor in tensors]
+        raise MethodError(f"arcee_fusion takes one tensor of its base's shape, not {shapes}")
     if base.is_meta or base.numel() == 0:
         return torch.empty_like(base)
     rows = [tensor.reshape(-1, base.shape[-1] if base.dim() else 1) for tensor in (*tensors, base)]
@@ -120,36 +124,41 @@ def _divergence(tensor: Tensor, base: Tensor) -> Tensor:
         start = 0
         for parts in groups_of_rows([tensor, base]):
             own = found[start : start + len(parts[0])]
-            _complete(own, *(part.double() for part in parts))
+            left = own.isnan()
+            if left.any():
+                own[left] = _divergence_in_float64(*(part[left].double() for part in parts))
             start += len(own)
     return found
 
 
-def _complete(found: Tensor, tensor: Tensor, base: Tensor) -> None:
-    """Form the divergences that are still NaN."""
-    change = tensor - base
-    near = change.amax(1) - change.amin(1) <= _NEAR
-    for rows, formula in (near, _divergence_near), (~near, _divergence_far):
-        left = rows & found.isnan()
-        if left.any():
-            found[left] = formula(tensor[left], base[left]).clamp_(min=0.0)
+def _divergence_in_float64(tensor: Tensor, base: Tensor) -> Tensor:
+    """As `divergence.c` does it, for numbers of any size.
 
-
-def _divergence_near(tensor: Tensor, base: Tensor) -> Tensor:
-    # With x = p / q - 1 it is the sum of q ((1 + x) log(1 + x) - x), since p and q have the same
-    # sum: none of these is negative, while p log(p / q) has terms of the order of d that cancel.
+    The sum of ``p log(p / q)`` is that of ``q f(p / q - 1)``, since p and q have the same sum, with
+    ``f(x) = (1 + x) log(1 + x) - x``, and the first has terms that cancel.
+    """
     softmax = base.softmax(1)
     expected = softmax + _EPS
+    # What is added to all weights of a row changes no softmax. So the change of the largest weight
+    # of the base is taken from all, and the logarithm is of something larger than 1 / columns.
     change = tensor - base
-    # What is added to all weights of a row changes no softmax.
-    change -= row_sums(change)[:, None] / change.shape[1]
-    constant = row_sums(change.expm1().mul_(softmax)).log1p_()
-    ratio = change.sub_(constant[:, None]).expm1_().mul_(softmax).div_(expected)
-    return row_sums(ratio.log1p().mul_(ratio + 1).sub_(ratio).mul_(expected))
-
-
-def _divergence_far(tensor: Tensor, base: Tensor) -> Tensor:
-    # Nothing cancels, and the exponential of a change may overflow.
-    found = tensor.softmax(1).add_(_EPS)
-    expected = base.softmax(1).add_(_EPS)
-    return row_sums((found / expected).log_().mul_(found))
+    change -= change.gather(1, base.argmax(1, keepdim=True))
+    constant = row_sums(change.clamp(max=_LARGEST).expm1_().mul_(softmax)).log1p_()
+    if not (change.amax(1) <= _LARGEST).all():
+        relative = tensor - tensor.gather(1, base.argmax(1, keepdim=True))
+        others = base - base.amax(1, keepdim=True)
+        far = relative.logsumexp(1) - others.logsumexp(1)
+        constant = torch.where(change.amax(1) <= _LARGEST, constant, far)
+    moved = change.sub_(constant[:, None])  # the logarithm of the ratio of the two softmaxes
+    # p - q, and z with log(p / q) = 2 (z + z**3 / 3 + z**5 / 5 + ...).
+    difference = moved.clamp(-1, 1).expm1_().mul_(softmax)
+    if not (near := moved.abs() < 1).all():
+        difference = torch.where(near, difference, tensor.softmax(1) - softmax)
+    found = difference + expected
+    z = difference / (found + expected)
+    square = z.square()
+    series = (square / 9 + 1 / 7).mul_(square).add_(1 / 5).mul_(square).add_(1 / 3)
+    parts = series.mul_(square).mul_(found).mul_(2).add_(difference).mul_(z)
+    if not (near := square < 1e-4).all():
+        parts = torch.where(near, parts, (difference / expected).log1p_() * found - difference)
+    return row_sums(parts)

@@ -207,7 +207,7 @@ class Method:
         """
         for name, value in parameters.items():
             if name not in self.defaults:
-                close = get_close_matches(name, self.defaults, n=1)
+                close = get_close_matches(str(name), self.defaults, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else "."
                 known = ", ".join(self.defaults) or "none"
                 raise MethodError(f"{self.name} has no parameter {name!r}{hint} It has: {known}")
@@ -223,9 +223,10 @@ class Method:
         if base and not self.takes_base:
             raise MethodError(f"{self.name} uses no base; leave out base=...")
         if weights and Need.WEIGHTS not in self.needs:
-            raise MethodError(
-                f'{self.name} takes no weights; use "linear", or leave out weights=...'
-            )
+            others = '"linear" does'
+            if "t" in self.defaults:
+                others = 'say how far to go by parameters={"t": ...}'
+            raise MethodError(f"{self.name} takes no weights; {others}, or leave out weights=...")
         if models is not None and self.models not in (None, models):
             plural = "model" if self.models == 1 else "models"
             raise MethodError(

@@ -1,0 +1,96 @@
+"""Modules that are to be merged: whether their code is one, and a copy for the result."""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from conjoin.errors import InputError, StructureWarning
+
+__all__ = ["check_modules", "copy_of"]
+
+M = TypeVar("M", bound=nn.Module)
+
+# What decides what a layer computes from its tensors, and does not show in their shapes.
+_SETTINGS = ("eps", "stride", "padding", "padding_mode", "dilation", "groups", "num_heads")
+_INERT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
+
+
+def check_modules(models: Sequence[nn.Module]) -> None:
+    """Refuse weights that are computed from others, and warn of layers that are not alike.
+
+    Raises:
+        InputError: a weight is computed by a parametrization.
+    """
+    for number, model in enumerate(models):
+        _refuse_computed_weights(model, number)
+    for number, other in enumerate(models[1:], start=1):
+        difference = _difference(models[0], other)
+        if difference is not None:
+            warnings.warn(
+                f"models 0 and {number} have the same tensors, but do not compute the same with "
+                f"them: {difference}. The result computes as the first does",
+                StructureWarning,
+                stacklevel=3,
+            )
+
+
+def copy_of(module: M) -> M:
+    """Copy a module.
+
+    Raises:
+        InputError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(module)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(
+            f"{type(module).__name__} cannot be copied ({error}). If it is pruned, or has the "
+            "older weight_norm or spectral_norm, make its weights plain first (prune.remove, "
+            "remove_weight_norm, remove_spectral_norm); else merge state dicts, and load the result"
+        ) from error
+
+
+def _refuse_computed_weights(model: nn.Module, number: int) -> None:
+    for name, part in model.named_modules():
+        if parametrize.is_parametrized(part):
+            computed = next(iter(part.parametrizations))
+            raise InputError(
+                f"{f'{name}.{computed}'.lstrip('.')!r} of model {number} is computed from other "
+                "tensors by a parametrization (weight_norm, spectral_norm, ...), and the mean of "
+                "these gives another weight than the mean of weights. Make it a plain weight in "
+                "every model first: torch.nn.utils.parametrize.remove_parametrizations(layer, "
+                f"{computed!r})"
+            )
+
+
+def _difference(first: nn.Module, other: nn.Module) -> str | None:
+    """Describe the first layer that computes something else, None if there is none.
+
+    >>> _difference(nn.Sequential(nn.ReLU()), nn.Sequential(nn.Tanh()))
+    "'0' is ReLU() and Tanh()"
+    """
+    others = dict(other.named_modules())
+    for name, part in first.named_modules():
+        twin = others.get(name)
+        if twin is None or isinstance(part, _INERT) or isinstance(twin, _INERT):
+            continue
+        if _behaviour(part) != _behaviour(twin):
+            shown = [_shown(one) for one in (part, twin)]
+            return f"{name or 'the whole'!r} is {shown[0]} and {shown[1]}"
+    return None
+
+
+def _behaviour(part: nn.Module) -> object:
+    # By name: a class that was defined again, in a notebook, say, is another one.
+    settings = [repr(getattr(part, name, None)) for name in _SETTINGS]
+    has_tensors = part._parameters or part._buffers or part._modules
+    own = "" if has_tensors else part.extra_repr().replace("inplace=True", "")
+    return type(part).__qualname__, settings, own
+
+
+def _shown(part: nn.Module) -> str:
+    return f"{type(part).__name__}({'' if part._modules else part.extra_repr()})"
