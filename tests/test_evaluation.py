@@ -13,6 +13,7 @@ from torch import nn
 from conjoin.batches import batches
 from conjoin.errors import DataError, InputError
 from conjoin.evaluation import evaluate
+from conjoin.modules import MultiHead, TaskNetworks
 
 few = settings(deadline=None, max_examples=25)
 
@@ -221,5 +222,73 @@ def test_nothing_to_measure():
     for models, data in (({}, {"t": _draw(0)}), ({"m": nn.Identity()}, {})):
         with pytest.raises(InputError, match="at least one model and one data set"):
             evaluate(models, data)
-    with pytest.raises(InputError, match="an ensemble needs at least one module"):
+    with pytest.raises(InputError, match="the model 'm' is an ensemble without a module"):
         evaluate({"m": []}, {"t": _draw(0)})
+
+
+def test_networks_of_several_tasks_are_told_the_task():
+    networks = {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)}
+    data = {"a": _draw(0), "b": _draw(1)}
+    expected = evaluate({"m": networks}, data)
+    assert evaluate({"m": TaskNetworks(networks)}, data) == expected
+    assert evaluate({"m": MultiHead(nn.Identity(), networks)}, data) == expected
+    assert evaluate({"m": TaskNetworks(networks)}, {"b": data["b"]}) == expected[2:]
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (nn.Identity(), r"models has to be a mapping such as \{\"name\": model\}"),
+        ([nn.Identity()], "models has to be a mapping"),
+        ({"m": nn.Linear(1, 1).state_dict()}, "the model 'm' is a state dict; load it"),
+        (
+            {"m": {"tt": nn.Identity()}},
+            "'m' has networks for the tasks tt, and for none of the data",
+        ),
+        ({"m": None}, "the model 'm' has to be a torch.nn.Module, not NoneType"),
+        ({"m": "a.pt"}, "the model 'm' has to be a torch.nn.Module, not str"),
+        ({"m": [nn.Identity(), None]}, "a member of the model 'm' has to be a torch.nn.Module"),
+        ({"m": nn.Linear}, "not type Linear; pass an instance"),
+    ],
+)
+def test_what_are_no_models_is_said(models, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(models, {"t": _draw(0)})
+
+
+def test_other_things_that_cannot_be_used():
+    model = {"m": nn.Identity()}
+    with pytest.raises(InputError, match="data has to be a mapping"):
+        evaluate(model, _draw(0))
+    with pytest.raises(InputError, match=r"how\['m'\] has to be a mapping"):
+        evaluate(model, {"t": _draw(0)}, how={"m": "mean"})
+    for size in (0, "5", 2.0, None):
+        with pytest.raises(InputError, match="batch_size has to be a whole number from 1 on"):
+            evaluate(model, {"t": _draw(0)}, batch_size=size)
+    with pytest.raises(DataError, match=r"outputs \[\d+, 4\], \[\d+, 3\]"):
+        evaluate({"m": [nn.Linear(4, 4), nn.Linear(4, 3)]}, {"t": _draw(0)})
+    with pytest.raises(DataError, match="got a tensor"):
+        evaluate(model, {"t": torch.zeros(3, 4)})
+
+
+def test_generators_and_lists_of_modules_are_ensembles():
+    members = [nn.Linear(4, 4), nn.Linear(4, 4)]
+    expected = evaluate({"m": members}, {"t": _draw(0), "u": _draw(1)})
+    for given in ((one for one in members), nn.ModuleList(members), tuple(members)):
+        assert evaluate({"m": given}, {"t": _draw(0), "u": _draw(1)}) == expected
+
+
+def test_data_sets_of_torch_are_cut_into_batches():
+    inputs, labels = _draw(0)
+    sets = [(inputs, labels), torch.utils.data.TensorDataset(inputs, labels)]
+    model = {"m": nn.Linear(4, 4)}
+    values = [
+        [record.value for record in evaluate(model, {"t": one}, batch_size=7)] for one in sets
+    ]
+    assert values[0] == pytest.approx(values[1])
+
+
+def test_an_error_of_the_model_says_which_and_on_what():
+    with pytest.raises(RuntimeError) as caught:
+        evaluate({"m": nn.Linear(5, 4)}, {"t": _draw(0)})
+    assert "This is what Linear raised on a batch of 't'." in caught.value.__notes__

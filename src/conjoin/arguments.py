@@ -10,7 +10,7 @@ from torch import nn
 
 from conjoin.errors import InputError
 
-__all__ = ["as_dtype", "as_mapping", "as_module", "as_numbers", "as_whole", "plain"]
+__all__ = ["as_dtype", "as_mapping", "as_module", "as_modules", "as_numbers", "as_whole", "plain"]
 
 
 def as_module(value: object, what: str = "the model") -> nn.Module:
@@ -38,6 +38,23 @@ def as_module(value: object, what: str = "the model") -> nn.Module:
     elif isinstance(value, type) and issubclass(value, nn.Module):
         hint = f" {value.__name__}; pass an instance of it"
     raise InputError(f"{what} has to be a torch.nn.Module, not {type(value).__name__}{hint}")
+
+
+def as_modules(values: Any, what: str) -> list[nn.Module]:
+    """Give a list of modules from a sequence of them.
+
+    Raises:
+        InputError: it is none, or has something else.
+
+    >>> as_modules(nn.Linear(1, 1), "parents")
+    Traceback (most recent call last):
+    ...
+    conjoin.errors.InputError: parents has to be a list of modules, [a, b], not Linear
+    """
+    alone = isinstance(values, Mapping | str | nn.Module) and not isinstance(values, nn.ModuleList)
+    if alone or not isinstance(values, Iterable):
+        raise InputError(f"{what} has to be a list of modules, [a, b], not {type(values).__name__}")
+    return [as_module(one, f"number {number} of {what}") for number, one in enumerate(values)]
 
 
 def as_numbers(values: object, what: str) -> tuple[float, ...]:

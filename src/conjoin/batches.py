@@ -15,7 +15,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from conjoin.arguments import as_whole
 from conjoin.errors import DataError
 
 __all__ = [
@@ -40,12 +42,26 @@ Data = Iterable[Any] | tuple[Any, Tensor]
 
 
 def batches(data: Data, batch_size: int) -> Iterable[Any]:
-    """Give batches of a pair of tensors; a loader is given back as it is.
+    """Give batches of a pair of tensors, or of a `Dataset`; a loader is given back as it is.
+
+    Raises:
+        InputError: the size is no positive whole number.
+        DataError: it is one tensor, which has no batches, or has not as many labels as inputs.
 
     >>> [len(labels) for _, labels in batches((torch.zeros(5, 2), torch.zeros(5)), 2)]
     [2, 2, 1]
     """
+    batch_size = as_whole(batch_size, "batch_size", 1)
+    if isinstance(data, Tensor):
+        raise DataError(
+            f"expected a loader of batches, or a pair (inputs, targets); got a tensor "
+            f"{list(data.shape)}: pass (x, y), or [x] where x is one batch"
+        )
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        return DataLoader(data, batch_size)
     if not (isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)):
+        if not isinstance(data, Iterable):
+            raise DataError(f"expected a loader of batches, got {type(data).__name__}")
         return data
     if not _are_inputs(data[0]):
         return data

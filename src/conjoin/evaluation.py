@@ -1,6 +1,7 @@
 """How good models are on named data sets: accuracy and loss, as records."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from conjoin.arguments import as_mapping, as_module
 from conjoin.batches import Data, Inputs, batches, pair_of, run_model
 from conjoin.errors import DataError, InputError
+from conjoin.modules import MultiHead, TaskNetworks
 from conjoin.records import Record, Split
 
 __all__ = ["Outcomes", "Predictor", "evaluate", "evaluating", "outcomes"]
 
 Predictor = nn.Module | Sequence[nn.Module] | Mapping[str, Any]
 """A module; a sequence of them, the ensemble; or one of both for each task (task label used)."""
+
+_TOLD = (Mapping, TaskNetworks, MultiHead)
+"""What is told the task at test time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,8 +76,8 @@ def evaluate(
 
     Args:
         models: name -> module, sequence of modules, or ``{task: module or sequence}``, for models
-            that are told the task at test time (recorded as ``uses_task_label``); a task that is
-            missing there is left out.
+            that are told the task at test time (recorded as ``uses_task_label``), as a
+            `TaskNetworks` or a `MultiHead` is; a task that is missing there is left out.
         data: task -> a loader of ``(inputs, labels)``, or that pair for the whole set. Labels are
             int64 [B], or float of the outputs' shape. Inputs are a tensor, or a tuple or a mapping
             of tensors for models that take several.
@@ -85,7 +91,7 @@ def evaluate(
         Two records, ``accuracy`` and ``loss``, for each model and task; for a regression, ``loss``.
 
     Raises:
-        InputError: no models or no data.
+        InputError: no models or no data, or what is no module, or for none of the tasks.
         DataError: a batch that is no pair, labels out of range, or no examples at all.
 
     >>> images, labels = torch.eye(3), torch.arange(3)
@@ -93,21 +99,50 @@ def evaluate(
     >>> [(record.metric, round(record.value, 3)) for record in records]
     [('accuracy', 100.0), ('loss', 0.551)]
     """
+    models = as_mapping(models, "models", '{"name": model}')
+    data = as_mapping(data, "data", '{"task": loader}')
+    notes = as_mapping(how, "how", '{"name": {"method": "mean"}}')
     if not models or not data:
         raise InputError("evaluate needs at least one model and one data set")
+    asked = {name: _by_task(name, predictor, data) for name, predictor in models.items()}
     records = []
-    for name, predictor in models.items():
-        for task, task_data in data.items():
-            told = isinstance(predictor, Mapping)
-            chosen = predictor.get(task) if isinstance(predictor, Mapping) else predictor
-            if chosen is None:
-                continue
-            found = outcomes(chosen, task_data, task, batch_size=batch_size, on_batch=on_batch)
-            networks = 1 if isinstance(chosen, nn.Module) else len(chosen)
-            made = {"uses_task_label": told, "networks": networks, **(how or {}).get(name, {})}
+    for name, by_task in asked.items():
+        told = isinstance(models[name], _TOLD)
+        own = as_mapping(notes.get(name), f"how[{name!r}]", '{"method": "mean"}')
+        for task, members in by_task.items():
+            found = outcomes(members, data[task], task, batch_size=batch_size, on_batch=on_batch)
+            made = {"uses_task_label": told, "networks": len(members), **own}
             for metric, value in found.metrics().items():
                 records.append(Record(name, task, split, seed, metric, value, len(found), made))
     return records
+
+
+def _by_task(name: str, predictor: Any, tasks: Iterable[str]) -> dict[str, list[nn.Module]]:
+    """Give the members of what is to be run on each task; a task that it is not for is left out."""
+    given = predictor
+    if isinstance(predictor, TaskNetworks):
+        given = predictor.networks
+    elif isinstance(predictor, MultiHead):
+        given = {task: predictor.for_task(task) for task in predictor.heads}
+    if not isinstance(predictor, _TOLD):
+        return dict.fromkeys(tasks, _members(given, f"the model {name!r}"))
+    found = {task: given[task] for task in tasks if task in given and given[task] is not None}
+    if not found:
+        what = f"has networks for the tasks {', '.join(map(str, given))}, and for none of the data"
+        if any(isinstance(one, Tensor) for one in given.values()):
+            what = "is a state dict; load it into a network of its class first"
+        raise InputError(f"the model {name!r} {what}; the data have the tasks {', '.join(tasks)}")
+    return {task: _members(one, f"the model {name!r}") for task, one in found.items()}
+
+
+def _members(given: Any, what: str) -> list[nn.Module]:
+    alone = isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList)
+    if alone or isinstance(given, str | Mapping | os.PathLike) or not isinstance(given, Iterable):
+        return [as_module(given, what)]
+    members = [as_module(one, f"a member of {what}") for one in given]
+    if not members:
+        raise InputError(f"{what} is an ensemble without a module")
+    return members
 
 
 @torch.no_grad()
@@ -136,9 +171,7 @@ def outcomes(
     >>> found.prediction, found.correct
     (tensor([0, 1, 2]), tensor([ True,  True, False]))
     """
-    members = [predictor] if isinstance(predictor, nn.Module) else list(predictor)
-    if not members:
-        raise InputError("an ensemble needs at least one module")
+    members = _members(predictor, "the predictor")
     parts = []
     with evaluating(members):
         for batch in batches(data, batch_size):
@@ -173,7 +206,10 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _of_batch(members: Sequence[nn.Module], inputs: Inputs, targets: Tensor, task: str) -> Outcomes:
-    outputs = [_outputs(member, inputs) for member in members]
+    outputs = [_outputs(member, inputs, task) for member in members]
+    if len({output.shape for output in outputs}) > 1:
+        shapes = ", ".join(str(list(output.shape)) for output in outputs)
+        raise DataError(f"on {task!r}, the members of an ensemble have outputs {shapes}")
     if targets.is_floating_point():
         return _regression(torch.stack(outputs).mean(0), targets, task)
     logs = torch.stack([_log_probabilities(output, members[0]) for output in outputs])
@@ -185,8 +221,12 @@ def _of_batch(members: Sequence[nn.Module], inputs: Inputs, targets: Tensor, tas
     return Outcomes(loss.cpu(), labels.cpu(), prediction.cpu(), confidence.exp().cpu())
 
 
-def _outputs(member: nn.Module, inputs: Inputs) -> Tensor:
-    outputs = run_model(member, inputs)
+def _outputs(member: nn.Module, inputs: Inputs, task: str) -> Tensor:
+    try:
+        outputs = run_model(member, inputs)
+    except Exception as error:
+        error.add_note(f"This is what {type(member).__name__} raised on a batch of {task!r}.")
+        raise
     if not isinstance(outputs, Tensor):
         raise DataError(
             f"expected outputs [B, classes] of {type(member).__name__}; found outputs "

@@ -251,3 +251,38 @@ def test_what_cannot_be_aligned_is_said():
         broken[2].weight[0, 0] = torch.nan
     with pytest.raises(NonFiniteError, match="'2.weight' of the model"):
         align(broken, one, example)
+
+
+def test_arguments_of_another_kind_are_said():
+    a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+    x = torch.randn(8, 4)
+    wide = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3))
+    with pytest.raises(MismatchError, match=r"'0.weight' has the shape \[8, 4\], and \[9, 4\]"):
+        align(b, a, symmetries=find_symmetries(wide, x))
+    for given, message in (
+        ({"symmetries": "order.safetensors"}, "symmetries= is what find_symmetries gave"),
+        ({"example_inputs": x, "seed": "1"}, "seed has to be a whole number from 0 on"),
+        ({"example_inputs": x, "starts": 5}, "starts are one or more of"),
+        ({"example_inputs": x, "starts": "gredy"}, "starts are one or more of .* not .'gredy'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            align(b, a, **given)
+    with pytest.raises(InputError, match="not OrderedDict; load the state dict"):
+        find_symmetries(a.state_dict(), x)
+
+
+def test_one_start_a_generator_of_them_and_a_pair_of_data():
+    torch.manual_seed(0)
+    a, b = (nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)) for _ in range(2))
+    x = torch.randn(600, 4)
+    given = {"symmetries": find_symmetries(a, x[:2])}
+
+    def orders(**more):
+        return align(b, a, **given, **more).permutations.orders["0.weight:0"].tolist()
+
+    expected = orders(starts=["greedy"])
+    assert orders(starts="greedy") == expected
+    assert orders(starts=(start for start in ["greedy"])) == expected
+    expected = orders(data=[x[:250], x[250:500], x[500:]])
+    assert orders(data=(x, torch.zeros(600))) == expected
+    assert orders(data=torch.utils.data.TensorDataset(x)) == expected

@@ -261,7 +261,7 @@ def test_align_learns_from_whatever_activations_are_compared_on(small):
 
     loader = torch.utils.data.DataLoader(Stream(), batch_size=50)
     expected = align(other, net, data=data, **how).permutations
-    for given in (loader, torch.stack(data), [(batch, torch.zeros(50)) for batch in data]):
+    for given in (loader, [*torch.stack(data)], [(batch, torch.zeros(50)) for batch in data]):
         found = align(other, net, data=given, **how).permutations
         assert all(torch.equal(found.orders[n], o) for n, o in expected.orders.items())
     with torch.inference_mode(), pytest.raises(InputError, match="outside of torch.inference_mode"):

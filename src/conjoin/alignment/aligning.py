@@ -15,15 +15,16 @@ from conjoin.alignment.learned import learn
 from conjoin.alignment.matched import Alignment, Matched, cosines_of, mutual_of
 from conjoin.alignment.matching import CERTAIN, STARTS, weighed
 from conjoin.alignment.together import Models, Together, match_together
-from conjoin.batches import Inputs, inputs_of, size_of
+from conjoin.arguments import as_whole
+from conjoin.batches import Inputs, batches, inputs_of, size_of
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint, describe_name_difference
 from conjoin.errors import InputError, MismatchError, NonFiniteError
 from conjoin.symmetry import Layout, Permutations, Symmetries, find_symmetries
+from conjoin.symmetry.reordering import part_size
 
 __all__ = ["Alignment", "Matched", "align"]
 
 Model = nn.Module | Mapping[str, Tensor]
-
 
 METHODS = {"weights": 0.0, "activations": 1.0, "mixed": 0.5, "learned": 1.0}
 """How much activations count in what is matched."""
@@ -89,7 +90,7 @@ def align(
         to: the reference, of the same structure; none for a list.
         example_inputs: a batch of two or more that the symmetries of the reference, or of the first
             model of a list, are found on.
-        data: batches of inputs, or of ``(inputs, labels)``, that activations are compared on; gone
+        data: batches of inputs, or of ``(inputs, labels)``, or such a pair, that activations are compared on; gone
             through once for each pair of models. Of three or more, the first 1,000 examples choose
             among orders by how near the outputs of the mean come to those of the models.
         method: ``weights`` matches the weights that units read and write with; ``activations``
@@ -131,10 +132,14 @@ def align(
     (True, True)
     """
     began = time.perf_counter()
-    unknown = [start for start in starts if start not in STARTS]
-    if unknown or not starts:
+    seed = as_whole(seed, "seed")
+    given_starts = [starts] if isinstance(starts, str) else starts
+    starts = list(given_starts) if isinstance(given_starts, Iterable) else []
+    if not starts or any(start not in STARTS for start in starts):
         kinds = ", ".join(dict.fromkeys(STARTS))
-        raise InputError(f"starts are one or more of {kinds}, not {list(starts)}")
+        raise InputError(f"starts are one or more of {kinds}, not {given_starts!r:.200}")
+    if data is not None:
+        data = list(batches(data, 250)) if isinstance(data, tuple) else batches(data, 250)
     share = _share(method, data)
     given = _given(model, to)
     several = isinstance(model, list | tuple)
@@ -281,8 +286,10 @@ def _checkpoints(models: Sequence[Model], labels: Sequence[str]) -> list[Checkpo
 def _layout(to: Model, inputs: Inputs | None, given: Symmetries | Layout | None) -> Layout:
     if isinstance(given, Layout):
         return given
-    if given is not None:
+    if isinstance(given, Symmetries | Permutations):
         return given.layout
+    if given is not None:
+        raise InputError(f"symmetries= is what find_symmetries gave, not {given!r:.200}")
     if not isinstance(to, nn.Module):
         raise InputError(
             "to align named tensors, say what may be reordered: symmetries=, of find_symmetries or "
@@ -302,6 +309,10 @@ def _names(layout: Layout, checkpoints: Sequence[Checkpoint], labels: Sequence[s
     Permutations(layout, {}).check_names(first)
     names = []
     for name, spec in first.specs.items():
+        axes = [part_size(part) for part in layout.tensors.get(name, ())]
+        if name in layout.tensors and axes != list(spec.shape):
+            found = f"{list(spec.shape)}, and {axes} in the network of the symmetries"
+            raise MismatchError(f"{name!r} has the shape {found}; find them in one of these models")
         if name not in layout.tensors or spec.kind != Kind.WEIGHT or spec.alias_of is not None:
             continue
         for label, checkpoint in zip(labels, checkpoints, strict=True):

@@ -23,8 +23,8 @@ def divergence_of_rows(matrix: Tensor, base: Tensor, eps: float) -> Tensor | Non
         eps: positive.
 
     Returns:
-        float64 [rows], right to a few 1e-7 of each from 1e-36 on; NaN for rows of which float32 cannot tell it.
-        None if there is no compiled part, or it is not for such tensors.
+        float64 [rows], right to a few 1e-7 of each from 1e-36 on; NaN for rows of which float32
+        cannot tell it. None if there is no compiled part, or it is not for such tensors.
 
     >>> found = divergence_of_rows(torch.tensor([[0.0, 0.1]]), torch.zeros(1, 2), 1e-8)
     >>> round(float(found) if found is not None else 0.00125, 5)

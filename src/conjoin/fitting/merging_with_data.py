@@ -12,6 +12,7 @@ import torch  # noqa: F401 (of the example)
 from torch import nn
 
 from conjoin.alignment import Alignment
+from conjoin.arguments import as_modules, as_numbers
 from conjoin.batches import Data, size_of
 from conjoin.data_statistics.layers import Layer
 from conjoin.errors import InputError
@@ -127,6 +128,7 @@ def merge_with_data(
     if isinstance(private, Real):  # NumPy's numbers too
         private = int(private) if isinstance(private, Integral) else float(private)
     _check(method, ridge, rounds, private, batchnorm)
+    models = as_modules(models, "models")
     prepared = prepare(
         models, data, align, names, symmetries, examples, memory, seed, progress,
         folded=batchnorm == "fold",
@@ -220,7 +222,7 @@ def _named(method: str, settings: Settings) -> dict[str, Any]:
 
 
 def _shares(weights: Sequence[float], count: int) -> tuple[float, ...]:
-    found = [float(weight) for weight in weights]
+    found = as_numbers(weights, "weights")
     if len(found) != count or not all(0 < w < float("inf") for w in found):
         raise InputError(f"weights= needs {count} positive numbers, one for each model: {found}")
     # Rounded, so that doubling and halving lead back to what was tried before.

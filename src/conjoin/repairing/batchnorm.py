@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from conjoin.arguments import as_module
 from conjoin.batches import Data, Inputs, batches, concatenate, inputs_of, run_model, size_of
-from conjoin.errors import DataError, InputError
+from conjoin.errors import DataError, InputError, NonFiniteError
 from conjoin.merging import POOLED
 
 __all__ = ["has_batchnorm", "needs_reestimation", "reestimate_batchnorm", "running_means"]
@@ -25,7 +26,8 @@ def needs_reestimation(module: nn.Module) -> list[str]:
     >>> needs_reestimation(merge([net, net]))
     ['1']
     """
-    return [name for name, part in module.named_modules() if getattr(part, POOLED, False)]
+    parts = as_module(module).named_modules()
+    return [name for name, part in parts if getattr(part, POOLED, False)]
 
 
 def has_batchnorm(module: nn.Module) -> bool:
@@ -70,6 +72,7 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         InputError: the module has no BatchNorm with running statistics.
         DataError: no batch, a batch that holds no tensor, or batches of one example for a layer
             that needs more.
+        NonFiniteError: statistics became NaN or infinite.
 
     Source: stochastic weight averaging (Izmailov et al., 2018, arXiv:1803.05407) re-estimates so;
     for merged networks, REPAIR (Jordan et al., ICLR 2023, arXiv:2211.08403).
@@ -80,6 +83,7 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     >>> fresh[0].running_mean, fresh[0].running_var
     (tensor([2.]), tensor([4.]))
     """
+    as_module(module)
     if not data:
         raise InputError("re-estimating statistics needs at least one loader")
     result = copy.deepcopy(module)
@@ -115,6 +119,12 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         raise DataError("the data gave no batch; a loader can be used up: pass a list")
     for part, training in modes:
         part.training = training
+    for name, part in result.named_modules():
+        if part in layers and not _is_finite(part):
+            raise NonFiniteError(
+                f"the statistics of {name!r} became NaN or infinite: the data have such numbers, "
+                "or the network makes them"
+            )
     for layer, momentum, old in zip(layers, momenta, before, strict=True):
         layer.momentum = momentum
         if layer.num_batches_tracked == 0:  # no batch came by: it stays as it was
@@ -123,6 +133,10 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         elif hasattr(layer, POOLED):
             delattr(layer, POOLED)
     return result
+
+
+def _is_finite(layer: nn.Module) -> bool:
+    return all(bool(buffer.isfinite().all()) for buffer in layer.buffers())
 
 
 def _layers_with_statistics(module: nn.Module) -> list[_BatchNorm]:

@@ -8,6 +8,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from conjoin.arguments import as_module, as_modules, as_numbers, as_whole
 from conjoin.batches import Data, Inputs, device_of, map_inputs, size_of
 from conjoin.data_statistics.execution import Program
 from conjoin.errors import InputError, TraceError
@@ -112,10 +113,11 @@ def repair(
     """
     if method not in METHODS:
         raise InputError(f"methods are {', '.join(METHODS)}; not {method!r}")
+    as_module(merged, "the merged network")
+    parents = as_modules(parents, "parents")
     if not parents:
         raise InputError("repair needs the parents: their statistics are what it aims at")
-    if examples < 2:
-        raise InputError(f"examples={examples}: statistics need two or more")
+    as_whole(examples, "examples", 2)
     shares = _shares(weights, len(parents))
     for number, parent in enumerate(parents, 1):
         check_structure(merged, parent, f"parent {number}")
@@ -256,8 +258,8 @@ def _shown(score: float | None) -> str:
 
 
 def _shares(weights: Sequence[float] | None, parents: int) -> list[float]:
-    given = [1.0] * parents if weights is None else [float(weight) for weight in weights]
-    if len(given) != parents or not all(math.isfinite(w) and w >= 0 for w in given):
+    given = [1.0] * parents if weights is None else list(as_numbers(weights, "weights"))
+    if len(given) != parents or not all(w >= 0 for w in given):
         raise InputError(
             f"weights= needs {parents} finite numbers, one for each parent, none below 0; found "
             f"{given}"

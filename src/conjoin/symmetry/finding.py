@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from conjoin.arguments import as_module, as_whole
 from conjoin.batches import Inputs
 from conjoin.symmetry.groups import Group, Layout, layout_of
 from conjoin.symmetry.permutations import Permutations
@@ -64,7 +65,7 @@ def find_symmetries(model: nn.Module, example_inputs: Inputs, *, seed: int = 0) 
         seed: of the random element.
 
     Raises:
-        InputError: the model does not run on the inputs, or they have no batch.
+        InputError: it is no module, does not run on the inputs, or they have no batch.
         TraceError: the model cannot be traced; the message says why and what to do.
 
     Source: permutation symmetry, Hecht-Nielsen 1990; its use for merging, Ainsworth et al., Git
@@ -79,6 +80,7 @@ def find_symmetries(model: nn.Module, example_inputs: Inputs, *, seed: int = 0) 
     >>> bool(torch.allclose(net(x), other(x), atol=1e-6)), torch.equal(other[0].bias, net[0].bias)
     (True, False)
     """
+    model, seed = as_module(model), as_whole(seed, "seed")
     began = time.perf_counter()
     solved = solve(trace(model, example_inputs))
     guilty: tuple[str, ...] = ()
