@@ -59,7 +59,10 @@ def kinds() -> dict[str, list[str]]:
 def compiled(root: Path, kind: str, flags: list[str]) -> Path | None:
     """Compile a library; None if that cannot be done, which is no error."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
-    sources, target = sorted((root / FOLDER).glob("[!.]*.[ch]")), root / FOLDER / f"native-{kind}.bin"
+    sources, target = (
+        sorted((root / FOLDER).glob("[!.]*.[ch]")),
+        root / FOLDER / f"native-{kind}.bin",
+    )
     target.unlink(missing_ok=True)
     if compiler is None:
         print(f"conjoin: no C compiler; {target.name} is left out, and torch does its work")

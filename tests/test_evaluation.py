@@ -274,8 +274,8 @@ def test_other_things_that_cannot_be_used():
 def test_generators_and_lists_of_modules_are_ensembles():
     members = [nn.Linear(4, 4), nn.Linear(4, 4)]
     expected = evaluate({"m": members}, {"t": _draw(0), "u": _draw(1)})
-    for given in ((one for one in members), nn.ModuleList(members), tuple(members)):
-        assert evaluate({"m": given}, {"t": _draw(0), "u": _draw(1)}) == expected
+    for several in ((one for one in members), nn.ModuleList(members), tuple(members)):
+        assert evaluate({"m": several}, {"t": _draw(0), "u": _draw(1)}) == expected
 
 
 def test_data_sets_of_torch_are_cut_into_batches():

@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +22,11 @@ from conjoin.records import (
     write_csv,
     write_json,
 )
+
+ROW = {
+    "model": "m", "task": "t", "split": "test", "seed": 0, "metric": "loss", "value": 1.0,
+    "count": 9,
+}  # fmt: skip
 
 on_disk = settings(
     deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -66,6 +73,39 @@ def _same(found, expected):
         assert (one.seed, one.count, one.how) == (other.seed, other.count, other.how)
         assert one.value == other.value or (math.isnan(one.value) and math.isnan(other.value))
         assert math.isnan(one.value) or math.copysign(1, one.value) == math.copysign(1, other.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"count": "3"}, "count of a record is a whole number, not '3'"),
+        ({"count": 1.5}, "count of a record is a whole number, not 1.5"),
+        ({"value": "x"}, "value of a record is a number, not 'x'"),
+        ({"value": torch.ones(2)}, "value of a record is a number, not tensor"),
+        ({"value": None}, "value of a record is a number, not None"),
+        ({"seed": None}, "seed of a record is a whole number, not None"),
+    ],
+)
+def test_what_is_no_record(changed, message):
+    with pytest.raises(InputError, match=message):
+        Record(**{**ROW, **changed})
+
+
+def test_numbers_of_numpy_and_torch_and_paths_become_pythons(tmp_path):
+    how = {"path": Path("a"), "rate": np.float32(0.5), "at": (np.int64(1), torch.tensor([2.0]))}
+    made = {**ROW, "value": torch.tensor(0.5), "count": np.int64(3), "seed": torch.tensor(1)}
+    for name, write in (("r.json", write_json), ("r.csv", write_csv)):
+        write(str(tmp_path / name), [Record(**{**made, "how": how})])
+        (found,) = read_records(str(tmp_path / name))
+        assert (found.value, found.count, found.seed) == (0.5, 3, 1)
+        assert found.how == {"path": "a", "rate": 0.5, "at": [1, [2.0]]}
+    assert read_results(str(tmp_path / "r.json")).records == (found,)
+
+
+def test_what_json_has_not_is_named(tmp_path):
+    with pytest.raises(InputError, match="JSON, which has no object: <object"):
+        write_json(tmp_path / "r.json", [Record(**{**ROW, "how": {"a": [object()]}})])
+    assert not (tmp_path / "r.json").exists()
 
 
 @on_disk

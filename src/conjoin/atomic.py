@@ -67,9 +67,9 @@ def atomic_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a small file whole, in the place of one that may be there."""
-    with atomic_file(path, overwrite=True) as file:
+    with atomic_file(Path(path), overwrite=True) as file:
         file.write(content)
 
 

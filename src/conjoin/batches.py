@@ -23,6 +23,7 @@ from conjoin.errors import DataError
 __all__ = [
     "Data",
     "Inputs",
+    "are_finite",
     "batches",
     "concatenate",
     "device_of",
@@ -124,6 +125,15 @@ def size_of(inputs: Inputs) -> int:
     (3, 4)
     """
     return len(_tensors(inputs)[0])
+
+
+def are_finite(inputs: Inputs) -> bool:
+    """Whether there is neither NaN nor infinity in a batch.
+
+    >>> are_finite(torch.zeros(2)), are_finite({"x": torch.tensor([torch.nan])})
+    (True, False)
+    """
+    return all(bool(tensor.isfinite().all()) for tensor in _tensors(inputs))
 
 
 def map_inputs(inputs: Inputs, change: Any) -> Inputs:

@@ -14,8 +14,8 @@
     ├── StageError (RuntimeError)     a cached stage that cannot be used, or is in use
     └── UserCodeError (RuntimeError)  code that the user named has raised
 
-and two warnings: `StabilityWarning` (UserWarning), a training that will diverge as it was set up, and
-`StructureWarning` (UserWarning), models whose tensors fit together and whose code does not.
+and two warnings (UserWarning): `StabilityWarning`, a training that will diverge as it was set up,
+and `StructureWarning`, models whose tensors fit together and whose code does not.
 
 A message says what was expected, what was found (which tensor, in which file), and what to do.
 Each class also derives from the built-in exception that a reader would expect to catch.

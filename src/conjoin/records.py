@@ -8,7 +8,9 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -34,6 +36,13 @@ Split = Literal["train", "validation", "test", "none"]
 FORMAT = 1
 
 
+_NUMBERS: Mapping[str, Callable[[Any], float]] = {
+    "seed": operator.index,
+    "value": float,
+    "count": operator.index,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One measured value.
@@ -47,6 +56,9 @@ class Record:
         value: the number; may be infinite or NaN, which JSON and CSV keep.
         count: how many examples it is a mean of.
         how: how the model was made: method, setting, whether a task label is used at test time...
+
+    Raises:
+        InputError: the split is none, `seed` or `count` is no whole number, or `value` no number.
 
     >>> Record("mean", "MNIST", "test", 0, "accuracy", 97.5, 10_000, {"method": "mean"}).value
     97.5
@@ -64,6 +76,9 @@ class Record:
     def __post_init__(self) -> None:
         if self.split not in get_args(Split):
             raise InputError(f"split is one of {', '.join(get_args(Split))}, not {self.split!r}")
+        for name, made in _NUMBERS.items():
+            # Numbers of NumPy and torch become Python's.
+            object.__setattr__(self, name, _number(getattr(self, name), name, made))
         if self.count < 0:
             raise InputError(f"count of {self.model} on {self.task} is negative: {self.count}")
 
@@ -115,7 +130,7 @@ COLUMNS = tuple(f.name for f in fields(Record))
 
 
 def write_json(
-    path: Path,
+    path: str | os.PathLike[str],
     records: Iterable[Record],
     *,
     run: Mapping[str, Any] | None = None,
@@ -124,7 +139,11 @@ def write_json(
     """Write records, intervals, and how the whole run was made, as one JSON file.
 
     Numbers that JSON lacks are written as the strings ``"NaN"``, ``"Infinity"``, ``"-Infinity"``;
-    within `how` and `run`, where strings may be anything, as ``{"$number": "NaN"}``.
+    within `how` and `run`, where strings may be anything, as ``{"$number": "NaN"}``. Numbers,
+    arrays and tensors become numbers and lists there, and paths texts.
+
+    Raises:
+        InputError: `how` or `run` holds something else; or there is no folder to write into.
     """
     rows = [
         {**{name: _spelled(getattr(record, name)) for name in COLUMNS}, "how": _plain(record.how)}
@@ -136,8 +155,8 @@ def write_json(
     write_bytes(path, (text + "\n").encode())
 
 
-def write_csv(path: Path, records: Iterable[Record]) -> None:
-    """Write records as CSV; `how` becomes one column of JSON."""
+def write_csv(path: str | os.PathLike[str], records: Iterable[Record]) -> None:
+    """Write records as CSV; `how` becomes one column of JSON, as of `write_json`."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -149,12 +168,13 @@ def write_csv(path: Path, records: Iterable[Record]) -> None:
     write_bytes(path, text.getvalue().encode())
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: str | os.PathLike[str]) -> list[Record]:
     """Read what `write_json` or `write_csv` wrote (by suffix).
 
     Raises:
         DataError: the file is missing, is no such file, or a record in it is malformed.
     """
+    path = Path(path)
     try:
         text = path.read_bytes().decode("utf-8")  # read_text would change line ends in values
         rows = _rows_of_csv(text) if path.suffix == ".csv" else _rows_of_json(text)
@@ -163,14 +183,14 @@ def read_records(path: Path) -> list[Record]:
         raise DataError(f"{path} is not a results file of conjoin: {error}") from error
 
 
-def read_results(path: Path) -> Results:
+def read_results(path: str | os.PathLike[str]) -> Results:
     """Read all that `write_json` wrote.
 
     Raises:
         DataError: the file is missing, is no such file, or something in it is malformed.
     """
     try:
-        document = _document(path.read_bytes().decode("utf-8"))
+        document = _document(Path(path).read_bytes().decode("utf-8"))
         records = tuple(_record(row) for row in document["records"])
         intervals = tuple(_interval(row) for row in document.get("intervals", []))
         return Results(records, intervals, _revived(dict(document.get("run", {}))))
@@ -243,7 +263,26 @@ def _plain(value: Any) -> Any:
         return [_plain(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {_NUMBER: _spelled(value)}
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):  # of NumPy or torch
+        return _plain(value.tolist())
+    raise InputError(
+        f"what says how something was made is written as JSON, which has no "
+        f"{type(value).__name__}: {value!r:.80}; write it as text, numbers, lists or mappings"
+    )
+
+
+def _number(found: Any, name: str, made: Callable[[Any], float]) -> float:
+    try:
+        if not isinstance(found, str | bytes):
+            return made(found)
+    except (TypeError, ValueError, RuntimeError):  # of a tensor of several numbers
+        pass
+    kind = "a number" if made is float else "a whole number"
+    raise InputError(f"the {name} of a record is {kind}, not {found!r:.80}")
 
 
 def _spelled(value: Any) -> Any:

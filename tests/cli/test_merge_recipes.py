@@ -102,8 +102,26 @@ def test_one_model_and_its_base(assert_same, run, two, tmp_path):
     run("merge", two[0], "--base", two[1], "-m", "nearswap", "--set", "t=0.5", "-o", out)
     assert_same(out, conjoin.merge(two[:1], "nearswap", base=two[1], parameters={"t": 0.5}))
     run("merge", *two, "--base", two[1], "-m", "nearswap", "-o", out, "--overwrite", code=2)
-    alone = run("merge", two[0], "-m", "passthrough", "-o", tmp_path / "new.safetensors", code=2)
+    alone = run("merge", two[0], "-m", "linear", "-o", tmp_path / "new.safetensors", code=2)
     assert "one and --base" in alone.stderr
+    run(
+        "merge", two[0], "-m", "passthrough", "--set", "scale=2", "-o", tmp_path / "new.safetensors"
+    )
+    assert_same(
+        tmp_path / "new.safetensors", conjoin.merge(two[:1], "passthrough", parameters={"scale": 2})
+    )
+
+
+def test_going_on_and_beginning_again_exclude_each_other(run, two, tmp_path):
+    out = tmp_path / "out.safetensors"
+    found = run("merge", *two, "-o", out, "--resume", "--restart", code=2)
+    assert "give one" in found.stderr
+
+
+def test_weights_that_cannot_be_added_up(run, two, tmp_path):
+    out = tmp_path / "out.safetensors"
+    found = run("merge", *two, "-w", "1e308,1e308", "-o", out, code=2)
+    assert "too large to be added up" in found.stderr
 
 
 def test_one_result_for_each_task(assert_same, run, tmp_path):

@@ -83,6 +83,15 @@ def test_one_label_for_batchnorm(tiny, reasons):
     ("options", "error", "message"),
     [
         ({"models": [nn.Linear(4, 3)]}, InputError, "only one is given"),
+        (
+            {"models": nn.Sequential(nn.Linear(4, 3))},
+            InputError,
+            "a list or a mapping, .*Sequential",
+        ),
+        ({"models": "a.pt"}, InputError, "a list or a mapping, .* not one str"),
+        ({"base": [nn.Linear(4, 3)]}, InputError, "a file of weights, not list"),
+        ({"settings": {"points": 3}}, InputError, r"such as Settings\(points=5\), not"),
+        ({"progress": True}, InputError, "progress is a function or a class, not True"),
         ({"models": [nn.Linear(4, 3), nn.Linear(4, 2)]}, MismatchError, "not of one structure"),
         ({"device": "nowhere"}, InputError, "cannot run on the device 'nowhere'"),
         ({"repeats": [[nn.Linear(4, 3)]]}, InputError, "repetition 1 has 1 models"),
@@ -95,14 +104,30 @@ def test_what_cannot_be_compared(tiny, options, error, message):
     assert not (tiny.folder / "run/results.json").exists()
 
 
+def test_models_may_come_one_by_one_and_a_title_may_be_a_number(tiny):
+    run = tiny.compare(
+        models=(tiny.network(seed) for seed in (0, 1)), out=str(tiny.folder), title=3
+    )
+    assert (run.info.groups[0].models, run.info.title) == (["a", "b"], "3")
+
+
 def test_models_without_data(tiny):
     with pytest.raises(InputError, match="data are needed"):
         conjoin.compare([tiny.network(0), tiny.network(1)], out=tiny.folder / "run")
+    with pytest.raises(InputError, match="out is the folder to write the run into, not None"):
+        conjoin.compare([tiny.network(0), tiny.network(1)], out=None)
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"points": 2}, {"statistics": 1}, {"labels": (-1,)}, {"samples": -1}, {"layers": 0}],
+    [
+        {"points": 2},
+        {"statistics": 1},
+        {"labels": (-1,)},
+        {"labels": 10},
+        {"samples": -1},
+        {"layers": 0},
+    ],
 )
 def test_settings_that_cannot_be_used(tiny, changed):
     with pytest.raises(InputError, match=next(iter(changed))):

@@ -296,5 +296,5 @@ def test_integers_cannot_be_coupled():
         Coupling(models, 1.0)
     coupling = Coupling(models, {"w": 1.0})
     assert coupling.gap() == {"w": 0.0}
-    with pytest.raises(InputError, match="every and rounds"):
+    with pytest.raises(InputError, match="every has to be"):
         Coupling(models, {"w": 1.0}, every=0)

@@ -214,7 +214,7 @@ def test_a_group_that_is_added_later_is_pulled():
 
 
 def test_one_optimizer_may_train_all_models():
-    nets = copies_of(Tensors(w=[0.5, -1.0]), "ab")
+    nets = copies_of(Tensors(w=[0.5, -1.0]), ["a", "b"])
     optimizer = torch.optim.SGD([net.w for net in nets.values()], 0.1, momentum=0.9)
     coupling = Coupling({name: (net, optimizer) for name, net in nets.items()}, 2.0)
     models = made(Tensors(w=[0.5, -1.0]), sgd(0.1, momentum=0.9))

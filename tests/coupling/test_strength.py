@@ -242,7 +242,7 @@ def test_a_name_for_a_strength_is_answered_with_the_function():
         (lambda: target_gap(math.inf), "a positive number"),
         (lambda: target_gap(math.nan), "a positive number"),
         (lambda: target_gap(0.1, rate=0), "rate > 0"),
-        (lambda: target_gap(0.1, every=0), "every >= 1"),
+        (lambda: target_gap(0.1, every=0), "every has to be"),
         (lambda: target_gap(0.1, lowest=2, highest=1), "lowest <= highest"),
         (lambda: target_gap(0.1, initial=over_time({0: 1.0})), "starts from"),
         (lambda: target_gap(0.1, initial=-1), "from 0"),

@@ -78,7 +78,7 @@ def test_the_result_is_that_of_a_plain_loop():
     start = Net(dropout=0.0)
     learners = {name: _learner(seed, start, shuffle=False) for name, seed in (("a", 1), ("b", 2))}
     trained = train_models(learners, RECIPE, strength=1.0)
-    nets = copies_of(start, "ab")
+    nets = copies_of(start, ["a", "b"])
     models = {name: (net, NESTEROV(net.parameters())) for name, net in nets.items()}
     schedulers = [_one_cycle(optimizer, 15) for _, optimizer in models.values()]
     coupling = Coupling(models, 1.0)

@@ -2,14 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from conjoin.checkpoints import MemoryCheckpoint, save
-from conjoin.errors import RecipeError
+from conjoin.errors import InputError, RecipeError
 from conjoin.merging import merge
-from conjoin.recipes import make_plan, read_recipe
+from conjoin.recipes import make_plan, read_recipe, recipe_from
 from conjoin.recipes.opening import open_sources
 from conjoin.symmetry import find_symmetries
 
@@ -27,6 +28,21 @@ def test_every_model_that_cannot_be_opened_is_named_with_its_line(model, recipe,
     assert [line.split(":")[1] for line in lines] == ["2", "5", "6"]
     assert "zero" in lines[0]
     assert "damaged.safetensors" in lines[1]
+
+
+def test_modules_may_be_given_by_reference_and_recipes_in_every_form(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nets = {name: nn.Linear(2, 1) for name in "ab"}
+    written = {
+        "method": "linear",
+        "models": [{"model": n, "weight": np.float64(0.5)} for n in nets],
+    }
+    (tmp_path / "r.yml").write_text(recipe_from(written).text)
+    expected = merge(list(nets.values())).weight
+    for given in (written, recipe_from(written), "r.yml", tmp_path / "r.yml"):
+        assert torch.equal(make_plan(given, given=nets).merged["weight"], expected)
+    with pytest.raises(InputError, match="given has to be a mapping"):
+        make_plan(written, given=list(nets.values()))
 
 
 def test_the_base_is_last_and_files_are_known(model, recipe, tmp_path):

@@ -15,7 +15,8 @@ from conjoin.errors import (
     OutputExistsError,
     StageError,
 )
-from conjoin.recipes import Options, run_plan
+from conjoin.recipes import Options, run_plan, verify
+from conjoin.recipes.verifying import read_record
 from conjoin.streaming.running import _Files
 
 TEXT = "method: mean\nmodels: [a, b]\n"
@@ -40,6 +41,23 @@ def test_the_result_is_the_merge(both, made, tmp_path):
         assert torch.equal(found[name], (tensor + both[1][name]) / 2)
     assert left(tmp_path) == ["out"]
     assert set(bytes_of(tmp_path / "out")) == {"README.md", "conjoin.json", "model.safetensors"}
+
+
+def test_a_path_may_be_text(both, plan, tmp_path):
+    made = run_plan(plan("method: mean\nmodels: [a, b]\n"), str(tmp_path / "out"))
+    assert read_record(str(tmp_path / "out"))["outputs"] == made["outputs"]
+    assert not verify(str(tmp_path / "out")).wrong
+
+
+@pytest.mark.parametrize(("name", "number"), [("processes", 0), ("processes", 1.5), ("threads", 0)])
+def test_what_is_no_number_of_processes_or_threads(name, number):
+    with pytest.raises(InputError, match=f"{name} has to be a whole number from 1 on"):
+        Options(**{name: number})
+
+
+def test_options_are_options(both, plan, tmp_path):
+    with pytest.raises(InputError, match=r"such as Options\(processes=2\), not dict"):
+        run_plan(plan("method: mean\nmodels: [a, b]\n"), tmp_path / "out", {"processes": 1})
 
 
 def test_shards_have_an_index(both, made, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import conjoin
-from conjoin.errors import DataError, InputError
+from conjoin.errors import DataError, InputError, NonFiniteError
 from conjoin.repairing import has_batchnorm, needs_reestimation, reestimate_batchnorm
 
 few = settings(deadline=None, max_examples=20)
@@ -237,3 +237,18 @@ def test_a_layer_that_no_batch_reaches_keeps_its_statistics():
 )
 def test_what_has_batchnorm(module, expected):
     assert has_batchnorm(module) is expected
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_data_that_are_not_finite_are_refused(bad):
+    x = torch.randn(300, 2)
+    x[260, 1] = bad
+    with pytest.raises(NonFiniteError, match="NaN or infinity, among examples 250 to 299"):
+        reestimate_batchnorm(nn.BatchNorm1d(2), (x, torch.zeros(300)))
+
+
+def test_what_is_no_module_is_said():
+    state = nn.BatchNorm1d(2).state_dict()
+    for function in (reestimate_batchnorm, needs_reestimation):
+        with pytest.raises(InputError, match="not OrderedDict; load the state dict"):
+            function(state)

@@ -217,14 +217,13 @@ class _Twice(nn.Module):
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4).double())
 
     def forward(self, x):
-        x = self.tied(self.first(x).relu()).relu()
-        return self.last(self.normed(self.again(self.again(x).relu())).relu())
+        x = self.again(self.tied(self.first(x).relu()).relu())
+        return self.last(self.normed(self.again(x.relu())).relu())
 
 
 def test_a_layer_that_is_used_twice_is_left_alone_and_reported():
     torch.manual_seed(0)
-    parents = [_Twice(), _Twice()]
-    data = points(40)
+    parents, data = [_Twice(), _Twice()], points(40)
     merged = _Twice()  # as state dicts, since one weight is computed
     merged.load_state_dict(conjoin.merge([parent.state_dict() for parent in parents]))
     fixed, report = repair(merged, parents, [data], method="repair", validation=[data])

@@ -346,7 +346,7 @@ def test_the_same_run_gives_the_same_bytes(full, tmp_path):
     from synthetic_run import without
 
     with_few = read_run(_few(tmp_path / "run", without))
-    first = save_figures(with_few, tmp_path / "a")
+    first = save_figures(with_few, str(tmp_path / "a"))
     second = save_figures(read_run(with_few.folder), tmp_path / "b")
     assert [path.name for path in first] == [path.name for path in second]
     for one, other in zip(first, second, strict=True):

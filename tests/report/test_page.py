@@ -78,6 +78,14 @@ def test_void_elements_and_flags():
     assert made == Markup('<input checked value="&lt;">')
 
 
+def test_a_run_by_path_by_text_or_itself_alone_or_in_a_list(small, tmp_path):
+    folder, run, page = small, read_run(small), write_report([small]).read_text(encoding="utf-8")
+    for form in (str(folder), folder, run, [str(folder)], [run]):
+        out = write_report(form, str(tmp_path / "r.html"))
+        assert out == tmp_path / "r.html"
+        assert out.read_text(encoding="utf-8") == page
+
+
 @pytest.mark.parametrize("which", ["full", "hostile"])
 def test_structure(which, request):
     _, page = request.getfixturevalue(which)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from conjoin.errors import DataError
+from conjoin.errors import DataError, InputError
 from conjoin.report.run_folder import COSTS, RESULTS, read_run
 
 
@@ -47,15 +47,28 @@ def test_views_keep_the_order_and_every_record(synthetic_run, tmp_path):
     assert len(found) == len(run.records)
     rows = [record for record in run.records if record.how["view"] == "row"]
     assert list(run.view("row")) == rows
-    assert run.view("no such view") == ()
+    assert run.view("gap") == ()  # there may be such a view, but not in this run
+
+
+def test_names_that_there_are_not_are_answered_with_those_there_are(synthetic_run, tmp_path):
+    run = read_run(str(synthetic_run(tmp_path)))
+    assert len(repr(run)) < 500
+    assert str(tmp_path) in repr(run)
+    with pytest.raises(InputError, match="no view 'interp'; this run has .*interpolation"):
+        run.view("interp")
+    one = run.intervals[0]
+    names = [one.model, one.against, one.task, one.metric]
+    for place, what in enumerate(["row 'x'", "row to compare with 'x'", "task 'x'", "metric 'x'"]):
+        with pytest.raises(InputError, match=f"this run has no {what}; there are"):
+            run.interval(*names[:place], "x", *names[place + 1 :])
 
 
 def test_intervals_are_found_by_all_four(synthetic_run, tmp_path):
     run = read_run(synthetic_run(tmp_path))
     for one in run.intervals:
         assert run.interval(one.model, one.against, one.task, one.metric) == one
-        assert run.interval(one.model, one.against, one.task, "no such metric") is None
-        assert run.interval(one.against, one.model, "no such task", one.metric) is None
+        other = run.interval(one.against, one.model, one.task, one.metric)
+        assert other is None or other in run.intervals
 
 
 def test_what_a_row_is_may_be_left_out(synthetic_run, tmp_path):

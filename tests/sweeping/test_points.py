@@ -76,7 +76,7 @@ def test_profiles_that_are_one_at_infinity_are_named():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("strengths", [[-1], [math.nan], [True], []])
+@pytest.mark.parametrize("strengths", [[-1], [math.nan], [True], ["x"], []])
 def test_what_is_no_strength_is_refused(strengths):
     with pytest.raises(InputError, match="strength"):
         points_of(list(profiles_for([]).values()), strengths)

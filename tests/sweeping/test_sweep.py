@@ -235,13 +235,41 @@ def test_a_strength_is_found_with_few_trainings_on_loaders(tmp_path):
         ({"strengths": "many"}, InputError, "auto"),
         ({"strengths": [-1.0]}, InputError, "strength"),
         ({"seeds": 0}, InputError, "seeds"),
+        ({"seeds": [0, 1]}, InputError, "seeds has to be a whole number"),
         ({"epochs": 0}, InputError, "epochs"),
+        ({"epochs": 1.5}, InputError, "epochs has to be a whole number"),
+        ({"steps": 0}, InputError, "steps has to be a whole number from 1 on"),
+        ({"batch_size": 0}, InputError, "batch_size has to be"),
+        ({"clip": 0}, InputError, "clip is a number above 0, not 0; None does not clip"),
+        ({"learning_rate": "0.1"}, InputError, "learning_rate is a number above 0, not '0.1'"),
+        ({"learning_rate": -1}, InputError, "learning_rate is a number above 0"),
+        ({"optimizer": "adam"}, InputError, "optimizer is a function or a class, not 'adam'$"),
+        (
+            {"optimizer": torch.optim.SGD(Net().parameters(), 0.1)},
+            InputError,
+            "(?s)optimizer is a function.*, but what makes one",
+        ),
+        ({"loss": nn.CrossEntropyLoss}, InputError, r"such as CrossEntropyLoss\(\)"),
+        ({"loss": "mse"}, InputError, "loss is a function"),
+        ({"progress": True}, InputError, "progress is a function"),
+        ({"settings": {"points": 3}}, InputError, "such as Settings"),
+        ({"out": None}, InputError, "out is the folder"),
+        ({"heads": "haed.*"}, InputError, "'haed.*' matches none"),
+        ({"profiles": "sideways"}, InputError, "no profile 'sideways'"),
+        ({"strengths": -1.0}, InputError, "strength"),
     ],
 )
 def test_what_cannot_be_used_is_said_before_anything_is_trained(tmp_path, changes, error, match):
     with pytest.raises(error, match=match):
-        conjoin.continuum(Net, _data(), out=tmp_path / "run", **{**OPTIONS, **changes})
+        conjoin.continuum(Net, _data(), **{"out": tmp_path / "run", **OPTIONS, **changes})
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_one_pattern_profile_or_strength_is_a_list_of_one(tmp_path):
+    changes = {"heads": "head.*", "profiles": "uniform", "strengths": 1, "epochs": 1, "seeds": 1}
+    found = conjoin.continuum(Net, _data(), out=str(tmp_path), **{**OPTIONS, **changes}, title=3)
+    assert found.info.continuum.strengths == ["1", "inf"]  # and that of the heads
+    assert found.info.title == "3"
 
 
 def test_one_task_cannot_be_coupled(tmp_path):

@@ -90,9 +90,9 @@ def align(
         to: the reference, of the same structure; none for a list.
         example_inputs: a batch of two or more that the symmetries of the reference, or of the first
             model of a list, are found on.
-        data: batches of inputs, or of ``(inputs, labels)``, or such a pair, that activations are compared on; gone
-            through once for each pair of models. Of three or more, the first 1,000 examples choose
-            among orders by how near the outputs of the mean come to those of the models.
+        data: batches of inputs or of ``(inputs, labels)``, or such a pair, that activations are
+            compared on; gone through once for each pair of models. Of three or more, the first
+            1,000 examples choose among orders by how near the mean's outputs come to the models'.
         method: ``weights`` matches the weights that units read and write with; ``activations``
             matches units that fire alike on `data`, and those that no layer reads by their
             weights; ``mixed`` adds up both. ``learned`` begins with ``activations`` and goes on

@@ -56,9 +56,9 @@ class ReportingGroup(TyperGroup):
             try:
                 result = super().invoke(ctx)
             except typer.Exit:
-                sys.stdout.flush()
+                _flush()
                 raise
-            sys.stdout.flush()  # a broken pipe is noticed here, not when the interpreter ends
+            _flush()  # a broken pipe is noticed here, not when the interpreter ends
             return result
         except (KeyboardInterrupt, ConjoinError, OSError, MemoryError, RuntimeError) as error:
             if isinstance(error, typer.Exit | typer.Abort):
@@ -68,6 +68,11 @@ class ReportingGroup(TyperGroup):
                 raise  # a mistake of ours: its traceback is wanted
             code = _report(reason, error, ctx)
         raise typer.Exit(code)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it is where standard output was closed: `conjoin ... >&-`
+        sys.stdout.flush()
 
 
 def _reason(error: BaseException) -> BaseException | None:

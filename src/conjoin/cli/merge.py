@@ -154,6 +154,8 @@ def merge(
     """
     from conjoin.cli.merging import Run, carry_out_all
 
+    if resume and restart:
+        raise InputError("--resume goes on with what is there, and --restart removes it: give one")
     run = Run(
         overwrite=overwrite,
         resume=resume,
@@ -183,7 +185,8 @@ def merge(
         summaries = carry_out_all(recipe, target, run, {})
     else:
         target = _named(out)
-        _check_models(models, target, base=base is not None, overwrite=overwrite)
+        alone = base is not None or method == "passthrough"
+        _check_models(models, target, alone=alone, overwrite=overwrite)
         method = method or ("mean" if numbers is None else "linear")
         settings = _checked(method, parameters or [], numbers, base, len(models))
         kept = _checked_keep(parse_keep(keep or []), len(models))
@@ -209,13 +212,16 @@ def merge(
             _print_summary(summary)
 
 
-def _check_models(models: list[str], out: Path, *, base: bool, overwrite: bool) -> None:
+def _check_models(models: list[str], out: Path, *, alone: bool, overwrite: bool) -> None:
     """Raise if there is nothing to merge a model with, or the result cannot be written."""
     from conjoin.streaming import check_out
 
     check_out(out, overwrite=overwrite)
-    if len(models) < 2 and not base:
-        raise InputError("merge takes two or more models, or one and --base; only one is given")
+    if len(models) < 2 and not alone:
+        raise InputError(
+            "merge takes two or more models, or one and --base; only one is given. To write one "
+            "with its adapter: --method passthrough"
+        )
 
 
 def _named(out: Path | None) -> Path:

@@ -1,14 +1,16 @@
 """`compare`: your models, your data -> every row and curve, in one folder."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
+from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from conjoin.checkpoints import open_checkpoint, save
+from conjoin.comparison.checks import check_calls, run_folder, settings_or_default
 from conjoin.comparison.data import TaskSpec, read_tasks
 from conjoin.comparison.measuring import Laboratory, Progress
 from conjoin.comparison.method_rows import method_rows
@@ -38,10 +40,10 @@ __all__ = ["compare"]
 
 
 def compare(
-    models: Mapping[str, Model] | Sequence[Model],
+    models: Mapping[str, Model] | Iterable[Model],
     data: Mapping[str, TaskSpec] | TaskSpec | None = None,
     *,
-    out: str | Path,
+    out: str | PathLike[str],
     model: Source | None = None,
     repeats: Sequence[Sequence[Model]] = (),
     references: Mapping[str, Model] | None = None,
@@ -103,9 +105,10 @@ def compare(
     named = names_of(models)
     if len(named) < 2:
         raise InputError("compare takes two or more models; only one is given")
-    chosen, out = settings or Settings(), Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder to write the run into")
+    chosen, out = settings_or_default(settings), run_folder(out)
+    check_calls(progress=progress or _silent, notice=notice)
+    if base is not None:
+        names_of([base])
     files = all(not isinstance(m, nn.Module) for m in named.values())
     if files and model is None and data is None:
         if repeats or references or base is not None:
@@ -144,7 +147,7 @@ def compare(
         cache = StageCache(out / "cache", notice=notice)
         about = About(
             "compare",
-            as_text(title or f"{' and '.join(named)}: can their weights be combined?"),
+            as_text(str(title or f"{' and '.join(named)}: can their weights be combined?")),
             None if command is None else as_text(command),
             hashes={
                 n: digest_of(m, entry)
@@ -250,7 +253,7 @@ def _compare_files(
         records += distance_records("models", (first, second), opened[first], opened[second], 0)
     about = About(
         "compare",
-        as_text(title or f"{' and '.join(models)}: how far are they apart?"),
+        as_text(str(title or f"{' and '.join(models)}: how far are they apart?")),
         None if command is None else as_text(command),
         hashes={name: digest_of(path, entry) for name, path in models.items()},
     )

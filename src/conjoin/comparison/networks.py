@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ Source = Callable[[], nn.Module]
 """Makes a network of the structure that files are of: a class, or a function without arguments."""
 
 
-def names_of(models: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
+def names_of(models: Mapping[str, Model] | Iterable[Model]) -> dict[str, Model]:
     """Name models: by their file, with as much of its folder as tells it from the others.
 
     >>> list(names_of(["run1/best.pth", "run2/best.pth"]))
@@ -47,14 +47,20 @@ def names_of(models: Mapping[str, Model] | Sequence[Model]) -> dict[str, Model]:
     ['a', 'b']
 
     Raises:
-        InputError: there are none, two have one name, or something is neither module nor file.
+        InputError: there are none or a single one without a list, two have one name, or something
+            is neither module nor file.
     """
-    for model in models.values() if isinstance(models, Mapping) else models:
+    if isinstance(models, nn.Module | str | PathLike) or not isinstance(models, Iterable):
+        raise InputError(
+            "models are a list or a mapping, [a, b] or {'a': a, 'b': b}, not one "
+            f"{type(models).__name__}"
+        )
+    values = list(models.values() if isinstance(models, Mapping) else models)
+    for model in values:
         if not isinstance(model, nn.Module | str | PathLike):
             raise InputError(
                 f"a model is a torch.nn.Module or a file of weights, not {type(model).__name__}"
             )
-    values = list(models.values() if isinstance(models, Mapping) else models)
     texts = list(map(str, models)) if isinstance(models, Mapping) else _names(values)
     names = [as_text(text) for text in texts]
     twice = [name for name, count in Counter(names).items() if count > 1 or not name]

@@ -205,5 +205,8 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < smallest:
                 raise InputError(f"{name} must be {smallest} or more, not {value!r}")
-        if not all(isinstance(count, int) and count >= 0 for count in self.labels):
-            raise InputError(f"labels must be numbers of examples, not {self.labels!r}")
+        labels = self.labels if isinstance(self.labels, Sequence) else [None]
+        if not all(isinstance(count, int) and count >= 0 for count in labels):
+            raise InputError(
+                f"labels must be numbers of examples, such as (0, 10, 50), not {self.labels!r}"
+            )

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from conjoin.batches import Data
+from conjoin.coupling.checks import Start, check_options, check_scaler, check_state
 from conjoin.coupling.effective_steps import (
     EffectiveStep,
     OtherOptimizers,
@@ -47,8 +48,6 @@ from conjoin.coupling.strength import (
 from conjoin.errors import InputError
 
 __all__ = ["Coupling"]
-
-Start = Literal["shared", "any"]
 
 
 class Coupling:
@@ -121,12 +120,7 @@ class Coupling:
         rounds: int | None = None,
     ) -> None:
         check_strength(strength)
-        if every < 1 or (rounds is not None and rounds < 1):
-            raise InputError("every and rounds are numbers of steps, 1 or more")
-        if start not in ("shared", "any"):
-            raise InputError(f"start is 'shared' or 'any', not {start!r}")
-        if rounds is not None and not rule.center:
-            raise InputError(f"rounds are for rules with a center; {rule.name} has none")
+        check_options(every, start, rule, rounds)
         self._members = read_members(models)
         self._strength, self._rule, self._every, self._rounds = strength, rule, every, rounds
         for member in self._members:
@@ -187,6 +181,7 @@ class Coupling:
             InputError: the optimizers' settings of a shared tensor differ, so that it would not
                 stay one.
         """
+        check_scaler(scaler)
         shared = _infinite(self._strengths_at(self._next))
         if shared and scaler is not None:
             share_overflow(scaler, self._optimizers())
@@ -328,12 +323,10 @@ class Coupling:
         """Go on from a state; those of modules and optimizers are loaded beside it.
 
         Raises:
-            InputError: it is of another coupling.
+            InputError: it is of another coupling, or of none.
         """
+        check_state(state, self.state_dict(), self._tensor_names)
         counters = [self._counters[id(one)] for one in self._optimizers()]
-        same = len(state["counters"]) == len(counters) and set(state["center"]) == set(self._center)
-        if not same or not set(state["tied"]) <= set(self._tensor_names):
-            raise InputError("this state is of a coupling of other models or another rule")
         self._time = int(state["time"])
         self._adapted = dict(state["adapted"])
         self._tied = set(state["tied"])

@@ -12,7 +12,7 @@ times too weak.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ def check_optimizer(optimizer: Optimizer, name: str, other: OtherOptimizers) -> 
         raise InputError(
             f"{name!r} needs (module, optimizer); the second is {type(optimizer).__name__}"
         )
+    if other not in get_args(OtherOptimizers):
+        known = " or ".join(map(repr, get_args(OtherOptimizers)))
+        raise InputError(f"other_optimizers is {known}, not {other!r}")
     if type(optimizer) in (*_SGD, *_ADAM) or other == "learning rate":
         return
     raise InputError(

@@ -75,7 +75,8 @@ def read_members(models: Mapping[str, tuple[nn.Module, Optimizer]]) -> tuple[Mem
     """Give the members of a coupling.
 
     Raises:
-        InputError: fewer than two, an entry that is no (module, optimizer), or one model twice.
+        InputError: fewer than two, an entry that is no (module, optimizer), one model twice, one on
+            the meta device, or an optimizer with none of its model's parameters.
     """
     if not isinstance(models, Mapping):
         raise InputError(
@@ -96,7 +97,20 @@ def read_members(models: Mapping[str, tuple[nn.Module, Optimizer]]) -> tuple[Mem
         raise InputError(f"a coupling takes two or more models; {len(found)} is given")
     owners: dict[int, str] = {}
     for member in found:
+        held = member.group_numbers()
+        # Some may be left out, as frozen layers are.
+        if not any(id(parameter) in held for parameter in member.parameters.values()):
+            raise InputError(
+                f"the optimizer of {member.name!r} has none of its parameters, so that it would "
+                "not be trained; is it that of another model, or of the one that copies were made "
+                "of? Give each model one of its own: optimizer(model.parameters())"
+            )
         for tensor, parameter in member.parameters.items():
+            if parameter.is_meta:
+                raise InputError(
+                    f"{tensor!r} of {member.name!r} is on the meta device and has no data; load or "
+                    "initialize the model first"
+                )
             other = owners.setdefault(id(parameter), member.name)
             if other != member.name:
                 raise InputError(

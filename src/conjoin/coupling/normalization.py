@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from conjoin.arguments import as_module
 from conjoin.errors import InputError
 
 __all__ = ["pooled_normalization"]
@@ -29,7 +30,7 @@ def pooled_normalization(models: Mapping[str, nn.Module] | Sequence[nn.Module]) 
         models: of one structure; two or more. Layers without running statistics are left alone.
 
     Raises:
-        InputError: fewer than two models, or their BatchNorm layers differ.
+        InputError: fewer than two models, something else, or their BatchNorm layers differ.
 
     >>> a, b = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
     >>> b.running_mean.fill_(4.0) and None
@@ -38,7 +39,8 @@ def pooled_normalization(models: Mapping[str, nn.Module] | Sequence[nn.Module]) 
     >>> [round(value, 3) for value in y.flatten().tolist()]
     [-1.342, -0.447]
     """
-    modules = list(models.values() if isinstance(models, Mapping) else models)
+    given = [models] if isinstance(models, nn.Module) else models
+    modules = [as_module(m) for m in (given.values() if isinstance(given, Mapping) else given)]
     if len(modules) < 2:
         raise InputError(f"pooling statistics takes two models or more, not {len(modules)}")
     layers = [

@@ -12,11 +12,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 from torch import nn
 from torch.optim import Optimizer
 
-from conjoin.coupling.coupling import Coupling, Start
+from conjoin.coupling.checks import Start
+from conjoin.coupling.coupling import Coupling
 from conjoin.coupling.pulls import ANCHORED, AVERAGE, ELASTIC, PENALTY
 from conjoin.coupling.strength import Strength
 from conjoin.errors import InputError
@@ -70,7 +72,7 @@ def elastic_averaging(models: Models, alpha: Strength, *, every: int = 1) -> Cou
 
     Source: Zhang, Choromanska and LeCun, Deep learning with elastic averaging SGD, NeurIPS 2015.
     """
-    if isinstance(alpha, int | float) and not 0 <= alpha <= 1:
+    if isinstance(alpha, Real) and not 0 <= float(alpha) <= 1:
         raise InputError(f"alpha is a share from 0 to 1, not {alpha}")
     return Coupling(models, alpha, rule=ELASTIC, every=every)
 
@@ -82,8 +84,8 @@ def papa(
 
     Source: Jolicoeur-Martineau et al., Population parameter averaging, TMLR 2024.
     """
-    if not 0 <= rate <= 1:
-        raise InputError(f"rate is the share that stays, from 0 to 1, not {rate}")
+    if not isinstance(rate, Real) or not 0 <= rate <= 1:
+        raise InputError(f"rate is the share that stays, from 0 to 1, not {rate!r}")
     return Coupling(models, 1.0 - rate, rule=AVERAGE, every=every, start=start)
 
 
@@ -95,11 +97,12 @@ def local_sgd(models: Models, *, every: int) -> Coupling:
     return Coupling(models, 1.0, rule=AVERAGE, every=every)
 
 
-def hard_sharing(models: Models, patterns: Sequence[str]) -> Coupling:
+def hard_sharing(models: Models, patterns: str | Sequence[str]) -> Coupling:
     """Give one tensor to all models where a pattern matches; the rest is private.
 
     With the pattern of a trunk this trains the network with several heads.
 
     Source: Caruana, Multitask learning, Machine Learning 28, 1997.
     """
+    patterns = [patterns] if isinstance(patterns, str) else patterns
     return Coupling(models, dict.fromkeys(patterns, math.inf))

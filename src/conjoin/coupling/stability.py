@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch.optim import SGD
 
+from conjoin.arguments import as_numbers
 from conjoin.coupling.members import Member
 from conjoin.errors import InputError, StabilityWarning
 
@@ -33,20 +34,32 @@ def stable_strength(
     For two models with one rate: ``lr * strength`` below 0.5; 0.95 with momentum 0.9; 0.34 with
     Nesterov 0.9. The curvature of the losses comes on top.
 
+    Args:
+        learning_rates: of each model.
+        momentum, dampening, nesterov: as of `torch.optim.SGD`.
+
+    Raises:
+        InputError: fewer than two rates, a negative one, or a momentum of 1 or more.
+
     >>> stable_strength([0.1, 0.1])
     5.0
     >>> round(0.1 * stable_strength([0.1, 0.1], momentum=0.9, nesterov=True), 3)
     0.339
     """
-    count = len(learning_rates)
+    rates = as_numbers(learning_rates, "learning_rates")
+    count = len(rates)
     if count < 2:
-        raise InputError("a penalty needs two models or more")
+        raise InputError("a penalty needs two models or more, and a learning rate of each")
+    if min(rates) < 0:
+        raise InputError(f"learning rates are 0 or more, not {list(rates)}")
+    if not 0 <= momentum < 1:
+        raise InputError(f"a momentum is 0 or more and less than 1, not {momentum!r}")
     if nesterov:
         limit = 2 * (1 + momentum) / (1 + 2 * momentum)
     else:
         limit = 2 * (1 + momentum) / (1 - (dampening if momentum else 0.0))
     # diag(lr) M has the eigenvalues of the symmetric diag(lr)^1/2 M diag(lr)^1/2.
-    roots = np.sqrt(np.asarray(learning_rates, dtype=np.float64))
+    roots = np.sqrt(np.asarray(rates))
     matrix = roots[:, None] * (count * np.eye(count) - 1.0) * roots[None, :]
     largest = float(np.linalg.eigvalsh(matrix)[-1])
     return float("inf") if largest == 0 else limit / (2 * largest)

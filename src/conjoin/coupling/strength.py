@@ -14,8 +14,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Literal
 
+from conjoin.arguments import as_whole
 from conjoin.checkpoints import closest_name, match_names
 from conjoin.errors import InputError
 from conjoin.measure import Layer
@@ -76,7 +78,7 @@ def by_depth(
     last: float,
     decay: Decay = "geometric",
     *,
-    private: Sequence[str] = (),
+    private: str | Sequence[str] = (),
 ) -> ByDepth:
     """Give a strength that goes from the first layer to the last.
 
@@ -96,7 +98,7 @@ def by_depth(
     if decay not in ("geometric", "linear"):
         raise InputError(f"decay is geometric or linear, not {decay!r}")
     for value in (first, last):
-        _check_number(value, "by_depth")
+        _check_number(value, " of by_depth")
     if first != last and not (math.isfinite(first) and math.isfinite(last)):
         raise InputError(
             f"by_depth({first}, {last}) has infinity at one end only, and nothing lies between; "
@@ -107,7 +109,8 @@ def by_depth(
             f"a geometric decay from {first} to {last} needs positive numbers; use "
             'decay="linear", or private=[...] for layers with strength 0'
         )
-    return ByDepth(float(first), float(last), decay, tuple(private))
+    patterns = (private,) if isinstance(private, str) else tuple(private)
+    return ByDepth(float(first), float(last), decay, patterns)
 
 
 def over_time(points: Mapping[int, Strength], decay: Decay = "linear") -> OverTime:
@@ -161,13 +164,18 @@ def target_gap(
         every: steps from one adaptation to the next.
         lowest, highest: bounds of the strength.
 
+    Raises:
+        InputError: one of them cannot be used.
+
     >>> target_gap(0.05).gap
     0.05
     """
-    if not 0 < gap < math.inf:
+    if not isinstance(gap, Real) or not 0 < gap < math.inf:
         raise InputError(f"a gap to keep is a positive number, such as 0.05, not {gap!r}")
-    if not rate > 0 or every < 1 or not 0 < lowest <= highest < math.inf:
-        raise InputError("target_gap needs rate > 0, every >= 1 and 0 < lowest <= highest")
+    as_whole(every, "every", 1)
+    numbers = all(isinstance(value, Real) for value in (rate, lowest, highest))
+    if not numbers or not rate > 0 or not 0 < lowest <= highest < math.inf:
+        raise InputError("target_gap needs rate > 0 and 0 < lowest <= highest")
     if isinstance(initial, OverTime | TargetGap):
         raise InputError("target_gap starts from a number, a pattern table or by_depth")
     check_strength(initial)
@@ -182,9 +190,9 @@ def check_strength(strength: Strength) -> None:
         for pattern, value in strength.items():
             if not isinstance(pattern, str):
                 raise InputError(f"a table of strengths has patterns as keys, not {pattern!r}")
-            _check_number(value, pattern)
+            _check_number(value, f" of {pattern!r}")
     elif not isinstance(strength, ByDepth | OverTime | TargetGap):
-        _check_number(strength, "strength")
+        _check_number(strength)
 
 
 def is_constant(strength: Strength) -> bool:
@@ -198,7 +206,8 @@ def scaled(strength: Strength, factor: float) -> Strength:
     >>> scaled({"a": 1.0, "b": 0.0}, math.inf)
     {'a': inf, 'b': 0.0}
     """
-    _check_number(factor, "a factor")
+    check_strength(strength)
+    _check_number(factor, " as a factor")
     if isinstance(strength, Mapping):
         return {pattern: _times(value, factor) for pattern, value in strength.items()}
     if isinstance(strength, ByDepth):
@@ -316,13 +325,13 @@ def _times(value: float, factor: float) -> float:
     return 0.0 if value == 0 or factor == 0 else float(value) * float(factor)
 
 
-def _check_number(value: object, where: str) -> None:
-    if isinstance(value, str):
-        near = closest_name(value, ["by_depth", "over_time", "target_gap"])
+def _check_number(value: object, where: str = "") -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) >= 0:
+        near = isinstance(value, str) and closest_name(
+            value, ["by_depth", "over_time", "target_gap"]
+        )
         hint = f"; did you mean conjoin.coupling.{near}(...)?" if near else ""
-        raise InputError(f"the strength of {where!r} is a number from 0 to math.inf{hint}")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise InputError(
-            f"a strength is a number from 0 (private) to math.inf (one tensor for all); {where!r} "
-            f"has {value!r}"
+            f"a strength{where} is a number from 0 (private) to math.inf (one tensor for all), not "
+            f"{value!r:.80}{hint}"
         )

@@ -7,7 +7,7 @@ more, or of the normalization right behind it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from conjoin.arguments import as_mapping, as_module
 from conjoin.batches import Inputs, map_inputs, run_model, size_of
 from conjoin.errors import DataError, InputError, MismatchError
 from conjoin.evaluation import evaluating
@@ -34,7 +35,7 @@ _UNITS_SECOND = (_ConvNd, _NormBase, nn.GroupNorm)
 def activation_statistics(
     parents: Mapping[str, nn.Module],
     merged: nn.Module,
-    inputs: Sequence[Inputs],
+    inputs: Iterable[Inputs],
     *,
     task: str,
     seed: int = 0,
@@ -65,7 +66,7 @@ def activation_statistics(
     Args:
         parents: name -> network, with the layers of the merged one.
         merged: the network made from them.
-        inputs: batches; see `conjoin.batches.first_examples`.
+        inputs: batches, without targets; see `conjoin.batches.first_examples`.
         task: the data set they are from; recorded.
         seed: of the run; recorded.
         split: the part of the data set; recorded.
@@ -79,8 +80,8 @@ def activation_statistics(
         For each layer, in the order of calls: the variance, and the correlation of two parents.
 
     Raises:
-        InputError: no parents.
-        DataError: no examples.
+        InputError: no parents by name, or what is no network.
+        DataError: fewer than two examples, or what the merged network does not take.
         MismatchError: a parent lacks a layer of the merged network, or has other units in it.
 
     Source: REPAIR (Jordan et al., ICLR 2023, arXiv:2211.08403).
@@ -90,12 +91,15 @@ def activation_statistics(
     >>> [(r.how["layer"], r.metric, round(r.value, 6)) for r in records[:2]]
     [('0', 'activation variance', 1.0), ('0', 'activation correlation', 1.0)]
     """
-    if not parents:
+    if not as_mapping(parents, "parents", '{"a": a, "b": b}'):
         raise InputError("statistics of activations need at least one parent")
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     count = sum(map(size_of, inputs))
     if count == 0:
         raise DataError("the data gave no examples; a loader can be used up: pass a list")
-    networks = [merged, *parents.values()]
+    if count == 1:
+        raise DataError("a variance needs two examples or more; the data gave one")
+    networks = [as_module(network, "each network") for network in (merged, *parents.values())]
     with evaluating(networks), torch.no_grad():
         observed = _observed(merged, next(part for part in inputs if size_of(part)))
         found = [_located(net, who, observed) for who, net in [("", merged), *parents.items()]]
@@ -264,6 +268,11 @@ def _observed(network: nn.Module, inputs: Inputs) -> dict[str, str]:
     try:
         with _watching(layers, after_layer, units_last=False):
             run_model(network, map_inputs(inputs, lambda tensor: tensor[:1]))
+    except TypeError as error:
+        raise DataError(
+            f"{type(network).__name__} does not take these inputs: {error}; give batches of inputs "
+            "without targets: conjoin.batches.first_examples(data, count)"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -6,7 +6,7 @@ over bins of equal width, where bin b holds the n_b of N examples whose confiden
 ``(b / bins, (b + 1) / bins]``. A confidence of 0 belongs to the first bin.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,5 +140,5 @@ def _array(values: Tensor | ArrayLike | Sequence[float]) -> NDArray[Any]:
         values = values.detach().cpu()
         exact = values.dtype in (torch.float32, torch.float64)
         return (values if exact else values.float()).numpy()
-    array = np.asarray(values)
+    array = np.asarray(list(values) if isinstance(values, Iterator) else values)
     return array if array.dtype == np.float32 else array.astype(np.float64)

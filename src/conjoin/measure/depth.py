@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from conjoin.arguments import as_mapping
 from conjoin.batches import Data
 from conjoin.checkpoints import Spec, from_module
 from conjoin.errors import InputError
@@ -141,7 +142,8 @@ def _check_names(
     data: Mapping[str, Data],
     modes: Sequence[str],
 ) -> None:
-    if not own or not modes:
+    as_mapping(models, "models", '{"a": a, "b": b}')
+    if not as_mapping(own, "own", '{"task": "a"}') or not modes:
         raise InputError("expected at least one task with a specialist, and one mode")
     for task, specialist in own.items():
         if specialist not in models:
@@ -160,6 +162,11 @@ def _check_names(
 
 
 def _check_partition(layers: Sequence[Layer], specs: Mapping[str, Spec]) -> None:
+    if not all(isinstance(layer, Layer) for layer in layers):
+        raise InputError(
+            "layers are those of conjoin.measure.layers_of(model), or of group_layers, not "
+            f"{layers!r:.80}"
+        )
     named = Counter(name for layer in layers for name in layer.tensors)
     wrong: dict[str, Iterator[str]] = {
         "missing": (name for name in specs if name not in named),

@@ -22,8 +22,9 @@ from os import PathLike
 import torch
 from torch import Tensor, nn
 
+from conjoin.arguments import as_whole
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint, describe_name_difference
-from conjoin.errors import MismatchError
+from conjoin.errors import InputError, MismatchError
 from conjoin.measure.chunks import CHUNK, as_reals, chunks
 
 __all__ = [
@@ -117,6 +118,7 @@ def distances(
         first name.
 
     Raises:
+        InputError: `chunk` is no number of elements.
         MismatchError: names or shapes differ.
 
     >>> rows = distances({"a": torch.tensor([3.0, 4.0])}, {"a": torch.tensor([3.0, 0.0])})
@@ -125,6 +127,7 @@ def distances(
     >>> round(rows[0].cosine, 12)
     0.6
     """
+    chunk = as_whole(chunk, "chunk", 1)
     a, b = as_checkpoint(first), as_checkpoint(second)
     structure = compare_structure(a, b)
     if not only_shared:
@@ -144,13 +147,19 @@ def by_layer(rows: Iterable[Distance]) -> list[Distance]:
     Kinds stay apart, since the counter of a BatchNorm layer (tens of thousands) would hide the
     distance of its weights. Layers are in the order in which they first appear.
 
+    Args:
+        rows: of `distances`.
+
+    Raises:
+        InputError: they are something else.
+
     >>> a = {"fc.weight": torch.tensor([3.0]), "fc.bias": torch.tensor([0.0])}
     >>> b = {"fc.weight": torch.tensor([0.0]), "fc.bias": torch.tensor([4.0])}
     >>> [(row.name, row.l2) for row in by_layer(distances(a, b))]
     [('fc', 5.0)]
     """
     groups: dict[tuple[str, Kind], list[Distance]] = {}
-    for row in rows:
+    for row in _checked(rows):
         groups.setdefault((row.name.rpartition(".")[0], row.kind), []).append(row)
     return [_combine(name, kind, group) for (name, kind), group in groups.items()]
 
@@ -158,14 +167,29 @@ def by_layer(rows: Iterable[Distance]) -> list[Distance]:
 def by_kind(rows: Iterable[Distance]) -> dict[Kind, Distance]:
     """Combine the distances of all tensors of each kind.
 
+    Args:
+        rows: of `distances`.
+
+    Raises:
+        InputError: they are something else.
+
     >>> a, b = {"x": torch.zeros(1), "y": torch.zeros(1)}, {"x": torch.ones(1), "y": torch.ones(1)}
     >>> by_kind(distances(a, b))[Kind.WEIGHT].l2 == 2**0.5
     True
     """
     groups: dict[Kind, list[Distance]] = {}
-    for row in rows:
+    for row in _checked(rows):
         groups.setdefault(row.kind, []).append(row)
     return {kind: _combine(f"all {kind}s", kind, group) for kind, group in groups.items()}
+
+
+def _checked(rows: Iterable[Distance]) -> list[Distance]:
+    found = list(rows) if isinstance(rows, Iterable) else []
+    if not isinstance(rows, Iterable) or not all(isinstance(row, Distance) for row in found):
+        raise InputError(
+            f"expected the rows of conjoin.distances(first, second), not {type(rows).__name__}"
+        )
+    return found
 
 
 def _check_structure(a: Checkpoint, b: Checkpoint, structure: StructureDifference) -> None:

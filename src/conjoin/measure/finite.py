@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, as_checkpoint
+from conjoin.arguments import as_whole
+from conjoin.checkpoints import as_checkpoint
 from conjoin.measure.chunks import CHUNK, chunks
+from conjoin.measure.distances import Model
 
 __all__ = ["FiniteCount", "count_nonfinite", "nonfinite_tensors"]
 
@@ -34,15 +36,23 @@ class FiniteCount:
         return self.nan == self.inf == 0
 
 
-def count_nonfinite(checkpoint: Checkpoint, name: str, *, chunk: int = CHUNK) -> FiniteCount:
+def count_nonfinite(model: Model, name: str, *, chunk: int = CHUNK) -> FiniteCount:
     """Count NaN and infinity in one tensor, reading `chunk` elements at a time.
 
     Integers are finite, so that nothing is read for them.
 
-    >>> checkpoint = as_checkpoint({"a": torch.tensor([1.0, float("nan"), float("-inf")])})
-    >>> count_nonfinite(checkpoint, "a")
+    Args:
+        model: whatever `as_checkpoint` takes: a module, a mapping, a checkpoint, a path.
+        name: of the tensor.
+        chunk: elements that are read at a time.
+
+    Raises:
+        InputError: `chunk` is no number of elements.
+
+    >>> count_nonfinite({"a": torch.tensor([1.0, float("nan"), float("-inf")])}, "a")
     FiniteCount(nan=1, inf=1, count=3)
     """
+    checkpoint, chunk = as_checkpoint(model), as_whole(chunk, "chunk", 1)
     spec = checkpoint.spec_of(name)
     nan = inf = 0
     if spec.dtype.is_floating_point or spec.dtype.is_complex:
@@ -54,7 +64,7 @@ def count_nonfinite(checkpoint: Checkpoint, name: str, *, chunk: int = CHUNK) ->
     return FiniteCount(nan, inf, spec.numel)
 
 
-def nonfinite_tensors(model: object) -> dict[str, FiniteCount]:
+def nonfinite_tensors(model: Model) -> dict[str, FiniteCount]:
     """Return the counts of the tensors that have NaN or infinity; empty if all is finite.
 
     Args:
@@ -64,7 +74,7 @@ def nonfinite_tensors(model: object) -> dict[str, FiniteCount]:
     >>> nonfinite_tensors({"a": torch.ones(2), "b": torch.tensor([float("inf")])})
     {'b': FiniteCount(nan=0, inf=1, count=1)}
     """
-    checkpoint = as_checkpoint(model)  # type: ignore[arg-type]  # it checks what it is given
+    checkpoint = as_checkpoint(model)
     found = {
         name: count_nonfinite(checkpoint, name)
         for name, spec in checkpoint.specs.items()

@@ -5,10 +5,12 @@ w(t) = (1 - t) w_a + t w_b
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 from torch import nn
 
+from conjoin.arguments import as_numbers
 from conjoin.batches import Data
 from conjoin.errors import InputError
 from conjoin.measure.points import are_equal, check_alike, check_data, measure
@@ -67,7 +69,7 @@ def interpolate(
         `how`; a regression has no accuracy.
 
     Raises:
-        InputError: no data, or values of t that cannot be used.
+        InputError: no data by task, no networks, or values of t that cannot be used.
         MismatchError: the networks differ in structure or constants.
         NonFiniteError: a weight is NaN or infinite.
 
@@ -85,6 +87,8 @@ def interpolate(
     """
     check_data(data)
     points = _points(at)
+    if len(names) != 2:
+        raise InputError(f"names are two, of the first and of the second, not {names!r}")
     check_alike([first, second])
     equal = are_equal(first, second)
     passes = (False, True) if statistics and has_batchnorm(first) else (False,)
@@ -136,7 +140,8 @@ def barriers(records: Sequence[Record]) -> list[Record]:
         one for every line, task, split and seed, and for both kinds of statistics.
 
     Raises:
-        InputError: a line lacks t = 0 or t = 1, has fewer than three points, or one of them twice.
+        InputError: no record is of `interpolate`; a line lacks t = 0 or t = 1, has fewer than three
+            points, or one of them twice.
 
     Source: Entezari et al., ICLR 2022 (arXiv:2110.06296), definition of the barrier; Frankle et
     al., ICML 2020 (arXiv:1912.05671), subtract the mean of the ends instead.
@@ -149,12 +154,19 @@ def barriers(records: Sequence[Record]) -> list[Record]:
     >>> [(record.metric, record.value) for record in barriers(line)]
     [('loss barrier', 2.5)]
     """
+    if not all(isinstance(record, Record) for record in records):
+        raise InputError("barriers are of the records of interpolate(...): barriers(records)")
     lines: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         if record.how.get("view") == "interpolation" and record.metric in _SIGNS:
             same = sorted((k, repr(v)) for k, v in record.how.items() if k != "t")
             key = record.model, record.task, record.split, record.seed, record.metric, tuple(same)
             lines.setdefault(key, []).append(record)
+    if records and not lines:
+        raise InputError(
+            f"none of the {len(records)} records has a loss or an accuracy on a line; barriers are "
+            "of the records of interpolate(...)"
+        )
     return [_barrier_of(line) for line in lines.values()]
 
 
@@ -195,14 +207,17 @@ def _barrier(values: Mapping[float, float], sign: float) -> float:
 
 
 def _points(at: Sequence[float] | int) -> list[float]:
-    if isinstance(at, int):
-        if at < 2:
+    if isinstance(at, Integral):
+        count = int(at)
+        if count < 2:
             raise InputError(f"at={at} points cannot include both ends; use 2 or more")
-        return [number / (at - 1) for number in range(at)]
-    points = [float(t) for t in at]
-    if not points or not all(map(math.isfinite, points)) or len(set(points)) < len(points):
-        raise InputError(f"at must be different finite numbers, at least one; got {points}")
-    return points
+        return [number / (count - 1) for number in range(count)]
+    if isinstance(at, Real):
+        raise InputError(f"at is a list of values of t, or a number of points; pass [{at}] or 11")
+    points = as_numbers(at, "at")
+    if not points or len(set(points)) < len(points):
+        raise InputError(f"at must be different finite numbers, at least one; got {list(points)}")
+    return list(points)
 
 
 def _between(first: nn.Module, second: nn.Module, t: float) -> nn.Module:

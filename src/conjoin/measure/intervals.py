@@ -32,6 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
+from torch import Tensor
 
 from conjoin.errors import InputError
 
@@ -53,8 +54,8 @@ class Difference:
 
 
 def paired_interval(
-    first: ArrayLike,
-    second: ArrayLike,
+    first: Tensor | ArrayLike,
+    second: Tensor | ArrayLike,
     *,
     level: float = 0.95,
     resamples: int = 2000,
@@ -86,7 +87,7 @@ def paired_interval(
     >>> round(found.value, 3), round(found.low, 3), round(found.high, 3)
     (0.333, -0.455, 1.121)
     """
-    scores = {"first": np.asarray(first), "second": np.asarray(second)}
+    scores = {"first": first, "second": second}
     (found,) = paired_intervals(
         scores, [("first", "second")], level=level, resamples=resamples, seed=seed
     )
@@ -94,7 +95,7 @@ def paired_interval(
 
 
 def paired_intervals(
-    scores: Mapping[str, ArrayLike],
+    scores: Mapping[str, Tensor | ArrayLike],
     pairs: Sequence[tuple[str, str]],
     *,
     level: float = 0.95,
@@ -143,7 +144,9 @@ def paired_intervals(
     return [next(bootstrapped) if one is None else one for one in found]
 
 
-def _table(name: str, value: ArrayLike) -> Floats:
+def _table(name: str, value: Tensor | ArrayLike) -> Floats:
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().double().numpy()
     table = np.atleast_2d(np.asarray(value, dtype=np.float64))
     if table.ndim != 2 or len(table) == 0:
         raise InputError(f"scores of {name!r} must be [seeds, examples], not {list(table.shape)}")

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from conjoin.arguments import as_mapping
 from conjoin.batches import Data
 from conjoin.checkpoints import Checkpoint, Kind, from_module
 from conjoin.errors import InputError, NonFiniteError
@@ -96,11 +98,11 @@ def plane(
     ([1.0, 1.0, 9.0], 7)
     """
     check_data(data)
-    if len(models) != 3:
+    if len(as_mapping(models, "models", '{"a": a, "b": b, "c": c}')) != 3:
         raise InputError(f"a plane goes through three networks, not {len(models)}")
-    if resolution < 2 or not 0 <= margin < math.inf:
+    if not isinstance(resolution, Integral) or resolution < 2 or not 0 <= margin < math.inf:
         raise InputError(
-            f"resolution must be 2 or more and margin 0 or more; got {resolution} and {margin}"
+            f"resolution must be 2 or more and margin 0 or more; got {resolution!r} and {margin!r}"
         )
     networks = list(models.values())
     check_alike(networks)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from conjoin.arguments import as_module
 from conjoin.batches import Data
 from conjoin.checkpoints import from_module
 from conjoin.errors import InputError
@@ -48,7 +49,11 @@ def measure(
 
 
 def check_data(data: Mapping[str, Data]) -> None:
-    """Raise an InputError if there is no data set."""
+    """Raise an InputError if these are no data sets by name, or none."""
+    if not isinstance(data, Mapping):
+        raise InputError(
+            f"data has to be {{task: data}}, such as {{'t': loader}}, not {type(data).__name__}"
+        )
     if not data:
         raise InputError("expected at least one data set, {task: data}; got none")
 
@@ -56,9 +61,13 @@ def check_data(data: Mapping[str, Data]) -> None:
 def check_alike(models: Sequence[nn.Module]) -> None:
     """Raise a MismatchError if names, shapes, dtypes or ties differ, before anything is measured.
 
+    Raises:
+        InputError: one of them is no module.
+        MismatchError: they differ.
+
     >>> check_alike([nn.Linear(2, 3), nn.Linear(2, 3)])
     """
-    seen = [from_module(model) for model in models]
+    seen = [from_module(as_module(model, "each network")) for model in models]
     agree(seen, {}, None)
     check_ties(seen)
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conjoin.batches import Data, Inputs, device_of, map_inputs, run_model, size_of
+from conjoin.arguments import as_mapping
+from conjoin.batches import Data, Inputs, device_of, map_inputs, pair_of, run_model
 from conjoin.errors import DataError, InputError
 from conjoin.evaluation import Outcomes, evaluating, outcomes
 from conjoin.records import Record
@@ -61,8 +62,8 @@ def transfer(
     test: Data,
     *,
     task: str,
-    labels: Sequence[int] = (10, 20, 50, 100),
-    rates: Sequence[float] = (0.003, 0.01, 0.03),
+    labels: int | Sequence[int] = (10, 20, 50, 100),
+    rates: float | Sequence[float] = (0.003, 0.01, 0.03),
     steps: int = 60,
     batch_size: int = 50,
     classes: int | None = None,
@@ -112,8 +113,8 @@ def transfer_outcomes(
     test: Data,
     *,
     task: str,
-    labels: Sequence[int] = (10, 20, 50, 100),
-    rates: Sequence[float] = (0.003, 0.01, 0.03),
+    labels: int | Sequence[int] = (10, 20, 50, 100),
+    rates: float | Sequence[float] = (0.003, 0.01, 0.03),
     steps: int = 60,
     batch_size: int = 50,
     classes: int | None = None,
@@ -136,8 +137,9 @@ def transfer_outcomes(
         validation: what the rate is chosen on; gone through for every rate, so no iterator.
         test: gone through once for each start and number of labels.
         task: name of the data, for messages.
-        labels: how many examples to train on; 0 is the start as it is, also with `new_head`.
-        rates: learning rates to choose from.
+        labels: how many examples to train on, one number or several; 0 is the start as it is, also
+            with `new_head`.
+        rates: learning rates to choose from, one or several.
         steps: of each training.
         batch_size: of each training; with fewer examples, a batch is all of them. An epoch leaves
             out what does not fill a batch, which differs from epoch to epoch.
@@ -161,26 +163,28 @@ def transfer_outcomes(
     >>> one.labels, one.rate, one.outcomes.correct
     (2, 1.0, tensor([True, True]))
     """
-    _check(starts, train, validation, labels, rates, steps, batch_size, task)
+    counts: list[int] = np.atleast_1d(labels).tolist()
+    speeds: list[float] = np.atleast_1d(rates).tolist()
+    _check(starts, train, validation, counts, speeds, steps, batch_size, task)
     inputs, targets = train
     order = balanced_order(targets, seed)
-    outputs = _new_outputs(targets, classes) if new_head and any(labels) else None
+    outputs = _new_outputs(targets, classes) if new_head and any(counts) else None
 
     def each() -> Iterator[Transferred]:
         for name, start in starts.items():
             begin = start if outputs is None else _with_new_head(start, outputs)
-            for count in labels:
+            for count in counts:
                 network, rate = start, 0.0
                 if count:
                     at = order[:count]
                     few = map_inputs(inputs, lambda tensor, at=at: tensor[at]), targets[at]
                     _check_outputs(begin, name, few, classes, task)
                     mixed = _mix(seed, count)
-                    recipes = [_Recipe(rate, steps, batch_size, mixed) for rate in rates]
+                    recipes = [_Recipe(rate, steps, batch_size, mixed) for rate in speeds]
                     network, rate = _best(begin, few, recipes, validation, task)
                 found = Transferred(name, count, rate, outcomes(network, test, task))
                 if on_done is not None and count:
-                    on_done(len(rates))
+                    on_done(len(speeds))
                 yield found
 
     return each()
@@ -344,7 +348,7 @@ def _check(
     batch_size: int,
     task: str,
 ) -> None:
-    if not starts:
+    if not as_mapping(starts, "starts", '{"mean": network}'):
         raise InputError("transfer needs at least one start")
     if validation is None:
         raise InputError(
@@ -354,9 +358,7 @@ def _check(
         raise InputError(f"rates must be positive learning rates, at least one; got {list(rates)}")
     if steps < 1 or batch_size < 1:
         raise InputError(f"steps and batch_size must be 1 or more; got {steps} and {batch_size}")
-    inputs, targets = train
-    if size_of(inputs) != len(targets):
-        raise DataError(f"{size_of(inputs)} inputs but {len(targets)} labels of {task!r}")
+    _, targets = pair_of(train, task)
     if min(labels, default=0) < 0:
         raise InputError(f"numbers of labels must be 0 or more; got {list(labels)}")
     if max(labels, default=0) > len(targets):

@@ -48,8 +48,11 @@ def shares_of(weights: Sequence[float], count: int, method: str, *, normalize: b
     checked = checked_weights(weights, count, method)
     if not normalize:
         return checked
-    total = math.fsum(checked)
-    if abs(total) <= _CANCELS * math.fsum(map(abs, checked)):
+    try:
+        total, size = math.fsum(checked), math.fsum(map(abs, checked))
+    except OverflowError:
+        raise MethodError(f"the weights {list(weights)} are too large to be added up") from None
+    if abs(total) <= _CANCELS * size:
         raise MethodError(
             f"the weights {list(weights)} sum to zero, so they cannot be normalized; "
             "set the parameter normalize to false, or change them"

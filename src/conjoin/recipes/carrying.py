@@ -13,7 +13,16 @@ from conjoin.recipes.layers import Stack, find_layers, senses_of
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import BASE, Recipe
 
-__all__ = ["adjusted", "carried_from", "folder_of", "layers_before", "unclear_config"]
+__all__ = [
+    "Rows",
+    "adjusted",
+    "carried_from",
+    "carrier_of",
+    "folder_of",
+    "layers_before",
+    "rows_of_vocabulary",
+    "unclear_config",
+]
 
 _LAYER_COUNTS = (
     "num_hidden_layers",
@@ -28,6 +37,14 @@ _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
 """Where encoder and decoder have numbers of their own, the others are the encoder's."""
 _PER_LAYER = ("layer_types", "no_rope_layers")
 """Lists with an entry for each layer."""
+_EMBEDDINGS = (
+    "embed_tokens.weight",
+    "word_embeddings.weight",
+    "wte.weight",
+    "embed_in.weight",
+    "shared.weight",
+)
+"""Ends of the names of embeddings of tokens."""
 _DTYPES = ("torch_dtype", "dtype")
 
 
@@ -40,7 +57,7 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
     Raises:
         RecipeError: that model has a file which leads out of its folder.
     """
-    number, checkpoint = _carrier(recipe, opened)
+    number, checkpoint = carrier_of(recipe, opened)
     if checkpoint is None:
         raise RecipeError(f"{recipe.output.place}: files_from names the base, and there is none")
     source = recipe.base if number == BASE else recipe.sources[int(number)]
@@ -66,7 +83,7 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
     return found, told
 
 
-def _carrier(recipe: Recipe, opened: Opened) -> tuple[int | str, Checkpoint | None]:
+def carrier_of(recipe: Recipe, opened: Opened) -> tuple[int | str, Checkpoint | None]:
     """Give the number of the model that files are carried from, and the model."""
     chosen = recipe.output.files_from
     number = chosen if chosen is not None else BASE if opened.base is not None else 0
@@ -105,17 +122,46 @@ def unclear_config(
 
 def layers_before(recipe: Recipe, opened: Opened) -> int | None:
     """Count the layers of the model that files are carried from; None if that is not clear."""
-    _, checkpoint = _carrier(recipe, opened)
+    _, checkpoint = carrier_of(recipe, opened)
     if checkpoint is None or not recipe.stacked:
         return None
     stacks = find_layers(checkpoint.specs, recipe.layers).stacks
     return len(stacks[0]) if len(stacks) == 1 else None
 
 
+Rows = tuple[int, int]
+"""Rows of the embeddings of tokens: in the model that files are carried from, and in the result."""
+
+
+def rows_of_vocabulary(recipe: Recipe, opened: Opened, specs: Mapping[str, Any]) -> Rows | None:
+    """Count the rows of the embeddings before and in the result; None if they are the same.
+
+    Args:
+        recipe: what is made.
+        opened: its models.
+        specs: of the tensors of the result.
+    """
+    _, checkpoint = carrier_of(recipe, opened)
+    if checkpoint is None:
+        return None
+    counts = [
+        {one[name].shape[0] for name in one if name.endswith(_EMBEDDINGS) and one[name].shape}
+        for one in (checkpoint.specs, specs)
+    ]
+    if any(len(one) != 1 for one in counts) or counts[0] == counts[1]:
+        return None
+    return counts[0].pop(), counts[1].pop()
+
+
 def adjusted(
-    name: str, content: bytes, plan_names: Mapping[str, Any], recipe: Recipe, before: int | None
+    name: str,
+    content: bytes,
+    plan_names: Mapping[str, Any],
+    recipe: Recipe,
+    before: int | None,
+    rows: Rows | None = None,
 ) -> bytes:
-    """Give the content of a carried file for the result: a config says its layers and dtype.
+    """Give the content of a carried file for the result: a config says layers, rows and dtype.
 
     A list with an entry for each layer gets those of the layers of the first model of each slice.
     A model of several parts has a config for each, in which layers and dtype are looked for too.
@@ -126,14 +172,20 @@ def adjusted(
         plan_names: of the tensors of the result.
         recipe: what is made.
         before: layers of the model that the file is of, see `layers_before`.
+        rows: of embeddings, see `rows_of_vocabulary`.
     """
-    if name != "config.json" or not (recipe.stacked or recipe.dtype is not None):
+    changed = recipe.stacked or recipe.dtype is not None or rows is not None
+    if name != "config.json" or not changed:
         return content
     config = _parsed(content)
     if config is None:
         return content
     if recipe.stacked:
         _restack(config, recipe, plan_names, before)
+    if rows is not None:
+        for _, found in _configs(config):
+            if found.get("vocab_size") == rows[0]:
+                found["vocab_size"] = rows[1]
     if recipe.dtype is not None:
         for _, found in _configs(config):
             for key in _DTYPES:

@@ -88,6 +88,8 @@ def from_python(value: Any, problems: Problems, place: Place | None = None) -> N
     where = place or Place()
     if where.key.count(".") + where.key.count("[") > _DEEPEST:
         problems.stop(where, f"this is nested more than {_DEEPEST} deep; does it contain itself?")
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # a number of NumPy or torch, some of which are float as well
     if value is None or isinstance(value, bool | int | float | str):
         return ScalarNode(value, where)
     if hasattr(value, "__fspath__"):
@@ -108,8 +110,6 @@ def from_python(value: Any, problems: Problems, place: Place | None = None) -> N
             for i, item in enumerate(value)
         )
         return ListNode(tuple(items), where)
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
-        return from_python(value.item(), problems, where)  # a number of NumPy or torch
     problems.add(where, f"expected a mapping, a list, text, a number or None, found {value!r}")
     return ScalarNode(None, where)
 

@@ -4,13 +4,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from conjoin.checkpoints import Checkpoint, HeadersOnly, open_headers, open_reference
+from torch import Tensor, nn
+
+from conjoin.arguments import as_mapping
+from conjoin.checkpoints import (
+    Checkpoint,
+    HeadersOnly,
+    as_checkpoint,
+    open_headers,
+    open_reference,
+)
 from conjoin.errors import ConjoinError
 from conjoin.recipes.problems import Problems
 from conjoin.recipes.recipe import Recipe, Source
 from conjoin.streaming import NotedCheckpoint
 
-__all__ = ["Opened", "open_sources"]
+__all__ = ["Model", "Opened", "open_sources"]
+
+Model = Checkpoint | nn.Module | Mapping[str, Tensor]
+"""What may stand for a model of a recipe, besides its reference."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +53,7 @@ class Opened:
 
 def open_sources(
     recipe: Recipe,
-    given: Mapping[str, Checkpoint] | None = None,
+    given: Mapping[str, Model] | None = None,
     *,
     headers_only: bool = False,
 ) -> Opened:
@@ -49,18 +61,20 @@ def open_sources(
 
     Args:
         recipe: of which.
-        given: checkpoints that are open already, by their reference.
+        given: models that are open already, or modules, by their reference.
         headers_only: do not download what is on the Hub; its tensors cannot be read then.
 
     Raises:
         RecipeError: some cannot be opened; the message has every one, with its line.
+        InputError: `given` is no mapping.
     """
     problems = Problems(str(recipe.path or ""))
     found: list[NotedCheckpoint] = []
     files: list[tuple[Path, ...]] = []
+    given = as_mapping(given, "given", "{reference: model}")
     for source in [*recipe.sources, *([] if recipe.base is None else [recipe.base])]:
         try:
-            opened = NotedCheckpoint(_open(recipe, source, given or {}, headers_only))
+            opened = NotedCheckpoint(_open(recipe, source, given, headers_only))
             found.append(opened)
             files.append(opened.files if source.align is None else (*opened.files, source.align))
         except ConjoinError as error:
@@ -72,10 +86,10 @@ def open_sources(
 
 
 def _open(
-    recipe: Recipe, source: Source, given: Mapping[str, Checkpoint], headers_only: bool
+    recipe: Recipe, source: Source, given: Mapping[str, Model], headers_only: bool
 ) -> Checkpoint:
     if source.reference in given:
-        opened = given[source.reference]
+        opened = as_checkpoint(given[source.reference])
     else:
         how = open_headers if headers_only else open_reference
         opened = how(source.reference, relative_to=recipe.folder, entry=source.entry)

@@ -6,19 +6,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from conjoin import __version__
-from conjoin.checkpoints import Checkpoint
 from conjoin.compiled import load_library
 from conjoin.merging import BLOCK, Merged, Rule, Task
-from conjoin.recipes.carrying import carried_from, layers_before, unclear_config
+from conjoin.recipes.agreeing import check_agreement
+from conjoin.recipes.carrying import (
+    carried_from,
+    layers_before,
+    rows_of_vocabulary,
+    unclear_config,
+)
 from conjoin.recipes.identity import identify, sha256_of
-from conjoin.recipes.opening import Opened, open_sources
+from conjoin.recipes.opening import Model, Opened, open_sources
 from conjoin.recipes.parts import build_tasks
+from conjoin.recipes.reading import read_recipe, recipe_from
 from conjoin.recipes.recipe import Recipe
 from conjoin.streaming import Job, Layout, cut_into_jobs, lay_out
 from conjoin.streaming.jobs import SPAN
@@ -146,9 +153,9 @@ class Plan:
 
 
 def make_plan(
-    recipe: Recipe,
+    recipe: Recipe | str | PathLike[str] | Mapping[str, Any],
     *,
-    given: Mapping[str, Checkpoint] | None = None,
+    given: Mapping[str, Model] | None = None,
     device: torch.device | None = None,
     single: str | None = None,
     headers_only: bool = False,
@@ -156,14 +163,15 @@ def make_plan(
     """Plan a recipe from the headers of its models; no tensor is read.
 
     Args:
-        recipe: see `read_recipe`.
-        given: models that are open already, by their reference in the recipe.
+        recipe: see `read_recipe`; or the file, or the mapping, that it is in.
+        given: models that are open already, or modules, by their reference in the recipe.
         device: where the arithmetic is done; None is the CPU.
         single: name of the one file that the result is to be; None divides it by the recipe.
         headers_only: download nothing from the Hub: the plan can be looked at, and not run.
 
     Raises:
         RecipeError: something does not fit; the message has every problem, with its line.
+        InputError: `given` is no mapping.
 
     >>> import tempfile
     >>> from conjoin.checkpoints import save
@@ -178,6 +186,10 @@ def make_plan(
     >>> plan.read_bytes, [record.name for record in plan.records()]
     (24, ['fc.bias'])
     """
+    if isinstance(recipe, str | PathLike):
+        recipe = read_recipe(recipe)
+    elif isinstance(recipe, Mapping):
+        recipe = recipe_from(recipe)
     opened = open_sources(recipe, given, headers_only=headers_only)
     built = build_tasks(recipe, opened)
     merged = Merged(
@@ -193,6 +205,14 @@ def make_plan(
     )
     carried, notes = carried_from(recipe, opened) if single is None else ({}, [])
     notes += unclear_config(carried, merged.specs, recipe, layers_before(recipe, opened))
+    differences = check_agreement(recipe, opened, merged)
+    notes += differences if carried else []
+    rows = rows_of_vocabulary(recipe, opened, merged.specs)
+    if carried and rows is not None:
+        notes.append(
+            f"config.json gets the vocab_size {rows[1]} of the result's embeddings; the tokenizer "
+            f"that goes along is of a model with {rows[0]}: put the one that fits in its place"
+        )
     return Plan(
         recipe,
         opened,

@@ -4,12 +4,14 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from conjoin.arguments import as_whole
 from conjoin.atomic import write_bytes
-from conjoin.errors import MethodError, MismatchError, NonFiniteError, StageError
-from conjoin.recipes.carrying import adjusted, layers_before
+from conjoin.errors import InputError, MethodError, MismatchError, NonFiniteError, StageError
+from conjoin.recipes.carrying import adjusted, layers_before, rows_of_vocabulary
 from conjoin.recipes.identity import identify, sha256_of
 from conjoin.recipes.plan import Plan
 from conjoin.recipes.provenance import RECORD, model_card, provenance, to_json
@@ -56,9 +58,17 @@ class Options:
     card: bool = True
     progress: Progress | None = None
 
+    def __post_init__(self) -> None:
+        as_whole(self.processes, "processes", 1)
+        if self.threads is not None:
+            as_whole(self.threads, "threads", 1)
+
 
 def run_plan(
-    plan: Plan, out: Path, options: Options | None = None, ranks: Ranks | None = None
+    plan: Plan,
+    out: str | PathLike[str],
+    options: Options | None = None,
+    ranks: Ranks | None = None,
 ) -> Mapping[str, Any]:
     """Write the result of a plan: a folder, or one file if the plan is for a single one.
 
@@ -75,12 +85,18 @@ def run_plan(
         The record that is written beside the result, as ``conjoin.json``.
 
     Raises:
+        InputError: there is no folder to write into, or `options` are none.
         OutputExistsError: something is at `out`.
         StageError: another run is at work there, or an interrupted run of another plan is.
         NonFiniteError, MismatchError, CheckpointError: the models cannot be merged.
         OSError: the disk is full, for instance; known before any tensor is read.
     """
-    options, ranks = options or Options(), ranks or Ranks()
+    out, options, ranks = Path(out), options or Options(), ranks or Ranks()
+    if not isinstance(options, Options):
+        raise InputError(
+            "options are conjoin.recipes.Options, such as Options(processes=2), not "
+            f"{type(options).__name__}"
+        )
     if ranks.count > 1:
         _same_plan(plan, ranks)
     with ExitStack() as stack:
@@ -191,8 +207,9 @@ def _finish(plan: Plan, place: Place, done: Mapping[int, Done], options: Options
 
 def _carry(plan: Plan, place: Place) -> None:
     before = layers_before(plan.recipe, plan.opened)
+    rows = rows_of_vocabulary(plan.recipe, plan.opened, plan.merged.specs)
     for name, path in plan.carried.items():
         target = place.result / name
         target.parent.mkdir(exist_ok=True)
-        content = adjusted(name, path.read_bytes(), plan.merged.specs, plan.recipe, before)
+        content = adjusted(name, path.read_bytes(), plan.merged.specs, plan.recipe, before, rows)
         write_bytes(target, content)

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,13 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def read_record(out: Path) -> dict[str, Any]:
+def read_record(out: str | PathLike[str]) -> dict[str, Any]:
     """Give the record of a result: of the folder, or of the file beside which it lies.
 
     Raises:
         CheckpointError: there is none, or it cannot be read.
     """
+    out = Path(out)
     path = out / RECORD if out.is_dir() else out.with_name(f"{out.stem}.{RECORD}")
     try:
         found = json.loads(path.read_bytes())
@@ -61,7 +63,7 @@ def read_record(out: Path) -> dict[str, Any]:
     return found
 
 
-def verify(out: Path, *, samples: int | None = 20, seed: int = 0) -> Verdict:
+def verify(out: str | PathLike[str], *, samples: int | None = 20, seed: int = 0) -> Verdict:
     """Make some tensors of a result again from its inputs, and compare all their bytes.
 
     Also compared: sizes and headers of the inputs, the digests of what is read, and those of the
@@ -75,6 +77,7 @@ def verify(out: Path, *, samples: int | None = 20, seed: int = 0) -> Verdict:
     Raises:
         CheckpointError, RecipeError: the record, the result or the inputs cannot be read.
     """
+    out = Path(out)
     record = read_record(out)
     folder = (out.absolute().parent / str(record.get("recipe_folder", "."))).resolve()
     recipe = recipe_from_text(record["recipe_text"], folder=folder)

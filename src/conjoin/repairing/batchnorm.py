@@ -9,7 +9,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from conjoin.arguments import as_module
-from conjoin.batches import Data, Inputs, batches, concatenate, inputs_of, run_model, size_of
+from conjoin.batches import (
+    Data,
+    Inputs,
+    are_finite,
+    batches,
+    concatenate,
+    inputs_of,
+    run_model,
+    size_of,
+)
 from conjoin.errors import DataError, InputError, NonFiniteError
 from conjoin.merging import POOLED
 
@@ -72,7 +81,7 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         InputError: the module has no BatchNorm with running statistics.
         DataError: no batch, a batch that holds no tensor, or batches of one example for a layer
             that needs more.
-        NonFiniteError: statistics became NaN or infinite.
+        NonFiniteError: the data have NaN or infinity.
 
     Source: stochastic weight averaging (Izmailov et al., 2018, arXiv:1803.05407) re-estimates so;
     for merged networks, REPAIR (Jordan et al., ICLR 2023, arXiv:2211.08403).
@@ -106,6 +115,11 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     seen = 0
     with torch.no_grad():
         for inputs in _mixed(data, batch_size):
+            if not are_finite(inputs):
+                raise NonFiniteError(
+                    f"the data have NaN or infinity, among examples {seen} to "
+                    f"{seen + size_of(inputs) - 1}; statistics of them would be NaN"
+                )
             seen += size_of(inputs)
             for layer in layers:
                 layer.momentum = size_of(inputs) / seen
@@ -119,12 +133,6 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         raise DataError("the data gave no batch; a loader can be used up: pass a list")
     for part, training in modes:
         part.training = training
-    for name, part in result.named_modules():
-        if part in layers and not _is_finite(part):
-            raise NonFiniteError(
-                f"the statistics of {name!r} became NaN or infinite: the data have such numbers, "
-                "or the network makes them"
-            )
     for layer, momentum, old in zip(layers, momenta, before, strict=True):
         layer.momentum = momentum
         if layer.num_batches_tracked == 0:  # no batch came by: it stays as it was
@@ -133,10 +141,6 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         elif hasattr(layer, POOLED):
             delattr(layer, POOLED)
     return result
-
-
-def _is_finite(layer: nn.Module) -> bool:
-    return all(bool(buffer.isfinite().all()) for buffer in layer.buffers())
 
 
 def _layers_with_statistics(module: nn.Module) -> list[_BatchNorm]:

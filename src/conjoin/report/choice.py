@@ -98,10 +98,10 @@ def summary_metric(tasks: Iterable[TaskInfo]) -> str | None:
 
 def compared(run: Run, row: str, other: str, task: TaskInfo) -> Interval | None:
     """Give the interval of one row minus another, though it was computed the other way round."""
-    found = run.interval(row, other, task.name, task.metric)
+    found = run.interval_of.get((row, other, task.name, task.metric))
     if found is not None:
         return found
-    back = run.interval(other, row, task.name, task.metric)
+    back = run.interval_of.get((other, row, task.name, task.metric))
     if back is None:
         return None
     return Interval(

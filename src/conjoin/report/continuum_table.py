@@ -281,7 +281,7 @@ def _cell(run: Run, continuum: Continuum, point: Point, column: Column) -> Conti
     values = continuum.at(point, column.what, task.name, task.metric)
     model = continuum.models.get((point, column.what), "")
     against = continuum.info.references.get("independent")
-    interval = run.interval(model, against, task.name, task.metric) if against else None
+    interval = run.interval_of.get((model, against, task.name, task.metric)) if against else None
     return _over_seeds(values, interval)
 
 

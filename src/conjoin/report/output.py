@@ -1,11 +1,12 @@
 """Figures and page of a run, as functions that say what to install where something is missing."""
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from conjoin.report.extra import report_packages
-from conjoin.report.run_folder import Run
+from conjoin.report.run_folder import Folder, Run
 
 if TYPE_CHECKING:
     from conjoin.report.charts import Figure
@@ -26,7 +27,7 @@ def figures(run: Run) -> "list[Figure]":
     return make(run)
 
 
-def save_figures(run: Run, folder: Path) -> list[Path]:
+def save_figures(run: Run, folder: str | PathLike[str]) -> list[Path]:
     """Write every figure, under every setting of its switches, as SVG, PDF and PNG.
 
     Ink is black on white. Names are the figure's key and what was chosen, such as
@@ -48,14 +49,16 @@ def save_figures(run: Run, folder: Path) -> list[Path]:
     return save(run, folder)
 
 
-def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+def write_report(
+    folders: Folder | Sequence[Folder], out: str | PathLike[str] | None = None
+) -> Path:
     """Write the page of a run, or of several beside each other, as one HTML file.
 
     The file needs nothing else: it opens without a network, on a phone too, and prints. Names
     from the run are shown as text, whatever they contain.
 
     Args:
-        folders: of runs, as ``docs/run-folder.md`` describes them.
+        folders: of runs, as ``docs/run-folder.md`` describes them, or the runs; one or several.
         out: where the page goes, in the place of what is there; default: ``report.html`` in the
             folder, or ``report-compared.html`` in the first of several.
 

@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from conjoin.errors import DataError
+from conjoin.errors import DataError, InputError
 from conjoin.records import Interval, Record, read_results
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ChosenInfo",
     "ContinuumInfo",
     "Cost",
+    "Folder",
     "GroupInfo",
     "Kind",
     "ProfileInfo",
@@ -29,6 +31,12 @@ __all__ = [
     "TriedInfo",
     "read_run",
 ]
+
+VIEWS = (
+    "row", "specialist", "interpolation", "barrier", "plane", "depth", "activations", "distances",
+    "alignment", "transfer", "continuum", "gap", "continuum transfer",
+)  # fmt: skip
+"""What a run may have; see ``docs/run-folder.md``."""
 
 RESULTS = "results.json"
 COSTS = "costs.json"
@@ -190,9 +198,21 @@ class Run:
     device: str | None = None
     _views: dict[str, tuple[Record, ...]] = field(default_factory=dict, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        rows, seeds = len(self.info.rows), len(self.info.seeds)
+        counts = f"{len(self.records)} records of {rows} rows and {seeds} seeds"
+        return f"Run({str(self.folder)!r}, {self.info.experiment}: {counts})"
+
     def view(self, name: str) -> tuple[Record, ...]:
-        """Give the records of a view, such as ``"interpolation"``, in their order."""
+        """Give the records of a view, such as ``"interpolation"``, in their order; maybe none.
+
+        Raises:
+            InputError: there is no such view.
+        """
         if name not in self._views:
+            here = dict.fromkeys(str(r.how["view"]) for r in self.records if "view" in r.how)
+            if name not in VIEWS and name not in here:
+                raise InputError(f"there is no view {name!r}; this run has {', '.join(here)}")
             self._views[name] = tuple(r for r in self.records if r.how.get("view") == name)
         return self._views[name]
 
@@ -211,21 +231,50 @@ class Run:
         """Groups by key."""
         return {group.key: group for group in self.info.groups}
 
+    @cached_property
+    def interval_of(self) -> Mapping[tuple[str, str, str, str], Interval]:
+        """Intervals by model, model that it is compared with, task and metric."""
+        names = ((i.model, i.against, i.task, i.metric) for i in self.intervals)
+        return dict(zip(names, self.intervals, strict=True))
+
+    @cached_property
+    def _measured(self) -> tuple[Mapping[str, None], ...]:
+        """Models, tasks and metrics of all that was measured, in their order."""
+        models = [record.model for record in self.records]
+        models += [name for i in self.intervals for name in (i.model, i.against)]
+        metrics = [record.metric for record in self.records]
+        return dict.fromkeys(models), dict.fromkeys(self.tasks), dict.fromkeys(metrics)
+
     def interval(self, model: str, against: str, task: str, metric: str) -> Interval | None:
-        """Give the interval of a difference, if it was computed."""
-        wanted = (model, against, task, metric)
-        for found in self.intervals:
-            if (found.model, found.against, found.task, found.metric) == wanted:
-                return found
-        return None
+        """Give the interval of a difference, if it was computed.
+
+        Raises:
+            InputError: the run has no such row, task or metric.
+        """
+        models, tasks, metrics = self._measured
+        for what, name, known in (
+            ("row", model, models),
+            ("row to compare with", against, models),
+            ("task", task, tasks),
+            ("metric", metric, metrics),
+        ):
+            if name not in known:
+                shown = ", ".join(list(known)[:20])
+                raise InputError(f"this run has no {what} {name!r}; there are {shown}")
+        return self.interval_of.get((model, against, task, metric))
 
 
-def read_run(folder: Path) -> Run:
+Folder = str | PathLike[str] | Run
+"""The folder of a run, or the run in memory."""
+
+
+def read_run(folder: str | PathLike[str]) -> Run:
     """Read the folder of a run.
 
     Raises:
         DataError: it is no such folder, or a file in it is malformed; the message says which.
     """
+    folder = Path(folder)
     path = folder / RESULTS
     if not path.is_file():
         raise DataError(

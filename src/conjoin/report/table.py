@@ -270,7 +270,7 @@ def _cell(run: Run, row: str, task: str, values: dict[tuple[str, str], dict[int,
     own = values.get((specialist, task), {}) if specialist is not None else {}
     pairs = [value - own[seed] for seed, value in by_seed.items() if seed in own]
     interval = (
-        run.interval(row, specialist, task, run.tasks[task].metric)
+        run.interval_of.get((row, specialist, task, run.tasks[task].metric))
         if specialist is not None and pairs
         else None
     )

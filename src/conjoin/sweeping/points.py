@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 from conjoin.coupling.strength import (
@@ -170,7 +171,8 @@ def points_of(profiles: Sequence[Profile], strengths: Sequence[float]) -> tuple[
     for profile in profiles:
         chosen = strengths if profile.strengths is None else profile.strengths
         for strength in chosen:
-            if isinstance(strength, bool) or not strength >= 0:
+            is_number = isinstance(strength, Real) and not isinstance(strength, bool)
+            if not is_number or not float(strength) >= 0:
                 raise InputError(f"a strength is a number from 0 to inf, not {strength!r}")
         for strength in sorted(set(map(float, chosen))):
             point = Point(profile, strength)

@@ -4,7 +4,8 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from numbers import Real
+from os import PathLike
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from conjoin.arguments import as_whole
 from conjoin.batches import Data, batches
 from conjoin.checkpoints import match_names
+from conjoin.comparison.checks import check_calls, run_folder, settings_or_default
 from conjoin.comparison.continuum import HEADS, SPECIALISTS, validation_score
 from conjoin.comparison.data import TaskSpec, read_tasks
 from conjoin.comparison.measuring import Laboratory, Progress
@@ -57,11 +60,11 @@ def continuum(
     model: nn.Module | Source,
     data: Mapping[str, TaskSpec],
     *,
-    out: str | Path,
+    out: str | PathLike[str],
     epochs: int,
-    heads: Sequence[str] = (),
-    strengths: Sequence[float] | str = STRENGTHS,
-    profiles: Sequence[str] = ("uniform",),
+    heads: str | Sequence[str] = (),
+    strengths: float | Sequence[float] | str = STRENGTHS,
+    profiles: str | Sequence[str] = ("uniform",),
     seeds: int = 1,
     learning_rate: float = 0.05,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
@@ -92,12 +95,12 @@ def continuum(
             training part by some of its examples: use another folder for other data.
         out: the folder; made if it is missing, gone on with if it is there.
         epochs: of every training.
-        heads: patterns of the tensors behind the trunk, such as ``["classifier.*"]``: the network
-            with heads keeps them private, and so does the profile ``trunk``.
-        strengths: numbers from 0 to infinity, or ``"auto"``: the ends, and the best that a search
-            with five trainings finds on the validation data of the first seed.
-        profiles: of ``uniform``, ``upstream``, ``trunk``, ``tied finish`` and ``pooled norm``;
-            ``"upstream:0.1,1"`` is trained at those strengths only.
+        heads: pattern or patterns of the tensors behind the trunk, such as ``"classifier.*"``: the
+            network with heads keeps them private, and so does the profile ``trunk``.
+        strengths: one or several from 0 to infinity, or ``"auto"``: the ends, and the best that a
+            search with five trainings finds on the validation data of the first seed.
+        profiles: one or several of ``uniform``, ``upstream``, ``trunk``, ``tied finish`` and
+            ``pooled norm``; ``"upstream:0.1,1"`` is trained at those strengths only.
         seeds: repetitions.
         learning_rate: the highest of a one-cycle schedule of SGD with Nesterov momentum .9.
         optimizer, scheduler: in the place of that: makers, given the parameters; given the
@@ -131,15 +134,24 @@ def continuum(
     >>> run.info.continuum.strengths
     ['0', '1', 'inf']
     """
-    chosen, out = settings or Settings(), Path(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder to write the run into")
-    if seeds < 1:
-        raise InputError(f"seeds must be 1 or more, not {seeds}")
-    known = profiles_for(list(heads))
-    used = [find_profile(text, known) for text in profiles]
+    chosen, out = settings_or_default(settings), run_folder(out)
+    seeds, epochs = as_whole(seeds, "seeds", 1), as_whole(epochs, "epochs", 1)
+    batch_size = as_whole(batch_size, "batch_size", 1)
+    steps = steps if steps is None else as_whole(steps, "steps", 1)
+    _check_positive(learning_rate=learning_rate, clip=1.0 if clip is None else clip)
+    check_calls(
+        optimizer=optimizer, scheduler=scheduler, loss=loss, progress=progress, notice=notice
+    )
+    if isinstance(loss, type):
+        raise InputError(f"loss is a function of outputs and targets, such as {loss.__name__}()")
+    heads = [heads] if isinstance(heads, str) else list(heads)
+    known = profiles_for(heads)
+    listed = [profiles] if isinstance(profiles, str) else profiles
+    used = [find_profile(text, known) for text in listed]
     if isinstance(strengths, str) and strengths != "auto":
         raise InputError(f"strengths are numbers, or 'auto', not {strengths!r}")
+    if isinstance(strengths, int | float):
+        strengths = [strengths]
     where = torch.device(device)
     with seeded():
         example = _start(model, 0)
@@ -193,7 +205,7 @@ def continuum(
         )
         about = About(
             "continuum",
-            title or f"{' and '.join(trained)}: from independent networks to one",
+            str(title or f"{' and '.join(trained)}: from independent networks to one"),
             specialists={},
             settings={"epochs": epochs, "steps": recipe.steps, "batch_size": batch_size},
             device=str(where),
@@ -269,6 +281,13 @@ def _searched(
     ]
     best = {"profile": profile.name, "strength": f"{found.strength:g}"}
     return {**best, "trainings": len(tried), "tried": tried}, [s for s, _ in found.tried]
+
+
+def _check_positive(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or not float(number) > 0:
+            also = "; None does not clip" if name == "clip" else ""
+            raise InputError(f"{name} is a number above 0, not {number!r:.80}{also}")
 
 
 def _start(model: nn.Module | Source, seed: int) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from os import PathLike
 from pathlib import Path
 
 import vl_convert
@@ -19,7 +20,7 @@ WIDTH = 600
 _LONGEST = 80  # characters of a name; file systems take 255 bytes
 
 
-def save_figures(run: Run, folder: Path) -> list[Path]:
+def save_figures(run: Run, folder: str | PathLike[str]) -> list[Path]:
     """Write every figure under every setting of its switches, as SVG, PDF and PNG.
 
     Ink is black on white. Names are the figure's key and what was chosen, such as
@@ -34,6 +35,7 @@ def save_figures(run: Run, folder: Path) -> list[Path]:
     Returns:
         The files, in the order of the figures.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     variants = [(f.key, key, v) for f in figures(run) for key, v in f.variants.items()]
     names = file_names([(key, *setting) for key, setting, _ in variants])

@@ -9,6 +9,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 
 from conjoin import __version__
@@ -18,7 +19,7 @@ from conjoin.report.formats import one_line
 from conjoin.report.page.compared import compared_sections, run_labels
 from conjoin.report.page.html import Child, Markup, element, render
 from conjoin.report.page.sections import Section, run_sections
-from conjoin.report.run_folder import Run, read_run
+from conjoin.report.run_folder import Folder, Run, read_run
 from conjoin.report.words import headline
 
 __all__ = ["COMPARED", "PAGE", "page_of", "write_page"]
@@ -27,12 +28,14 @@ PAGE = "report.html"
 COMPARED = "report-compared.html"
 
 
-def write_page(folders: Sequence[Path], out: Path | None = None) -> Path:
+def write_page(folders: Folder | Sequence[Folder], out: str | PathLike[str] | None = None) -> Path:
     """Write the page; see `conjoin.report.write_report`."""
-    if not folders:
+    given = [folders] if isinstance(folders, str | PathLike | Run) else folders
+    if not given:
         raise InputError("expected the folder of a run, found none; name at least one")
-    target = out or folders[0] / (PAGE if len(folders) == 1 else COMPARED)
-    runs = [read_run(folder) for folder in folders]
+    paths = [one.folder if isinstance(one, Run) else Path(one) for one in given]
+    target = Path(out or paths[0] / (PAGE if len(paths) == 1 else COMPARED))
+    runs = [read_run(path) for path in paths]
     check_target(target, overwrite=True)
     write_bytes(target, page_of(runs).encode())
     return target

@@ -1,0 +1,171 @@
+"""Whether tensors of one name mean the same: what names, configs and tokenizers say of it.
+
+Headers fit together where models are adapters, quantized, or have other numbers of heads. What
+would be wrong is an error; what may be wanted, such as another base of rotary positions, is told.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conjoin.checkpoints import Checkpoint
+from conjoin.errors import RecipeError
+from conjoin.merging import Merged, Rule
+from conjoin.recipes.carrying import carrier_of, folder_of
+from conjoin.recipes.opening import Opened
+from conjoin.recipes.recipe import BASE, Recipe
+
+__all__ = ["check_agreement"]
+
+_FACTORS = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_w\d_[ab])\b")
+_HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim", "n_head", "num_heads")
+# What says nothing of what the tensors mean, or shows in their shapes.
+_ASIDE = re.compile(
+    r"(^_|transformers_version|torch_dtype|dtype|use_cache|architectures|dropout|droprate|pdrop"
+    r"|label|problem_type|vocab_size|hidden_layers|n_layer|num_layers|depth|layer_types|auto_map"
+    r"|quantization_config|initializer|gradient_checkpointing)"
+)
+_SHOWN = 5
+
+
+def check_agreement(recipe: Recipe, opened: Opened, merged: Merged) -> list[str]:
+    """Say in what the models are not of one kind, though their tensors fit together.
+
+    Raises:
+        RecipeError: factors of adapters, quantized weights, or weights of other numbers of heads
+            would be merged.
+    """
+    several = [
+        name
+        for name, task in merged.tasks.items()
+        if task.rule is Rule.METHOD and len(task.inputs) > 1
+    ]
+    if not several:
+        return []  # each tensor is of one model
+    factor = next((name for name in several if _FACTORS.search(name)), None)
+    if factor is not None:
+        raise RecipeError(
+            f"{factor!r} is a factor of an adapter, and the mean of factors is not that of what "
+            "adapters add. Name the model that each adapter is for, before it: BASE+ADAPTER"
+        )
+    number, carrier = carrier_of(recipe, opened)
+    everyone: dict[int | str, Checkpoint] = {**dict(enumerate(opened.models))}
+    if opened.base is not None:
+        everyone[BASE] = opened.base
+    configs = {which: _json_beside(one, "config.json") for which, one in everyone.items()}
+    for which, config in configs.items():
+        if config.get("quantization_config"):
+            raise RecipeError(
+                f"{_label(recipe, which)} is quantized, as its config.json says, and numbers and "
+                "scales would be merged apart from each other; dequantize the models first"
+            )
+    first = configs.get(number, {})
+    if carrier is None or not first:
+        return []
+    notes = []
+    for which, config in configs.items():
+        if which == number or not config:
+            continue
+        wrong, other = _differences(first, config)
+        label, mine = _label(recipe, which), _label(recipe, number)
+        if wrong:
+            raise RecipeError(
+                f"{label} has weights of the shapes of {mine} that mean something else, as their "
+                f"config.json say: {'; '.join(wrong)}"
+            )
+        if other:
+            more = f", and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
+            notes.append(
+                f"config.json of {label} differs from that of {mine}, which goes along: "
+                + "; ".join(other[:_SHOWN])
+                + more
+            )
+        moved = _moved_tokens(everyone[number], everyone[which])
+        if moved:
+            notes.append(
+                f"the tokenizer of {label} has other numbers for {len(moved)} tokens than that of "
+                f"{mine}, which goes along: {', '.join(map(repr, moved[:_SHOWN]))}; rows of "
+                "embeddings are merged by their number"
+            )
+    return notes
+
+
+def _label(recipe: Recipe, which: int | str) -> str:
+    source = recipe.base if which == BASE else recipe.sources[int(which)]
+    name = "the base" if which == BASE else f"model {which}"
+    return f"{name} ({source.reference})" if source is not None else name
+
+
+def _json_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    folder = folder_of(checkpoint)
+    return {} if folder is None else _parsed(folder / name)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _differences(
+    first: Mapping[str, Any], other: Mapping[str, Any], within: str = ""
+) -> tuple[list[str], list[str]]:
+    """Give what makes weights mean something else, and what else differs."""
+    wrong, rest = [], []
+    kinds = first.get("model_type"), other.get("model_type")
+    if kinds[0] != kinds[1]:
+        return [], [f"{within}model_type is {kinds[1]!r}, and {kinds[0]!r} there"]
+    for key in dict.fromkeys([*first, *other]):
+        one, two = first.get(key), other.get(key)
+        if one == two or _ASIDE.search(key):
+            continue
+        if isinstance(one, dict) and isinstance(two, dict):
+            inner = _differences(one, two, f"{within}{key}.")
+            wrong += inner[0]
+            rest += inner[1]
+            continue
+        text = f"{within}{key} is {two!r:.60}, and {one!r:.60} there"
+        both = one is not None and two is not None
+        (wrong if key in _HEADS and both else rest).append(text)
+    return wrong, rest
+
+
+def _moved_tokens(first: Checkpoint, other: Checkpoint) -> list[str]:
+    """Give tokens that two tokenizers number differently, or that one of them lacks."""
+    folders = [folder_of(first), folder_of(other)]
+    paths = [folder / "tokenizer.json" for folder in folders if folder is not None]
+    try:
+        contents = [path.read_bytes() for path in paths]
+    except OSError:
+        return []
+    if len(contents) < 2 or contents[0] == contents[1]:
+        return []
+    numbers = [_numbers_of(_parsed(path)) for path in paths]
+    if not all(numbers):
+        return []
+    return [
+        token
+        for token in dict.fromkeys([*numbers[0], *numbers[1]])
+        if numbers[0].get(token) != numbers[1].get(token)
+    ]
+
+
+def _numbers_of(tokenizer: Mapping[str, Any]) -> dict[str, int]:
+    """Give the number of every token of a ``tokenizer.json``; nothing if it cannot be told."""
+    model = tokenizer.get("model")
+    listed = model.get("vocab") if isinstance(model, dict) else None
+    found: dict[str, int] = {}
+    if isinstance(listed, dict):
+        found.update(listed)
+    elif isinstance(listed, list):  # of Unigram: tokens and scores
+        found.update(
+            (str(one[0]), n) for n, one in enumerate(listed) if isinstance(one, list) and one
+        )
+    for one in tokenizer.get("added_tokens") or []:
+        if isinstance(one, dict) and "content" in one and "id" in one:
+            found[one["content"]] = one["id"]
+    return found
