@@ -128,3 +128,13 @@ def test_paths_that_are_missing(tmp_path: Path, model: str) -> None:
         locate(model, relative_to=tmp_path)
     with pytest.raises(InputError, match="expected hf://organization/name"):
         locate(f"hf://{model}", relative_to=tmp_path)
+
+
+def test_a_path_that_counts_from_elsewhere_is_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "a").mkdir(parents=True)
+    (tmp_path / "recipes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="no file .*recipes/models/a.*models/a exists, but"):
+        open_reference("models/a", relative_to=tmp_path / "recipes")

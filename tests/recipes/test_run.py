@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import json
+import os
+import sys
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from conjoin.errors import (
     OutputExistsError,
     StageError,
 )
-from conjoin.recipes import Options, run_plan, verify
+from conjoin.recipes import Options, make_plan, recipe_from, run_plan, verify
 from conjoin.recipes.verifying import read_record
 from conjoin.streaming.running import _Files
 
@@ -234,3 +236,13 @@ def test_what_appears_at_the_result_meanwhile_is_not_replaced(both, plan, tmp_pa
     (tmp_path / "out").rename(tmp_path / "theirs")
     run_plan(plan(TEXT), tmp_path / "out", Options(resume=True))  # nothing was lost
     assert left(tmp_path) == ["out"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_text_is_no_error(tmp_path):
+    save({"w": torch.ones(2)}, tmp_path / "a.safetensors")
+    recipe = recipe_from({"method": "mean", "models": ["a.safetensors"] * 2}, folder=tmp_path)
+    out = tmp_path / os.fsdecode(b"p\xff")
+    run_plan(make_plan(recipe), out, Options(sync=False))
+    assert "p?" in (out / "README.md").read_text()
+    assert torch.equal(open_checkpoint(out)["w"], torch.ones(2))

@@ -166,6 +166,12 @@ def hub_name(model: str, *, relative_to: str | os.PathLike[str] | None = None) -
     path = _joined(model, relative_to)
     if os.path.lexists(path):
         return None
+    here = Path(model).absolute()
+    if relative_to is not None and os.path.lexists(here):
+        raise CheckpointError(
+            f"there is no file {path}, and no folder; {here} exists, but paths in a recipe count "
+            f"from its folder. Write the path from there, or {_HUB}{model} for the Hub"
+        )
     refusal = _why_not_on_hub(model, path)
     if refusal is not None:
         raise CheckpointError(f"there is no file {path}, and no folder; {refusal}")

@@ -197,7 +197,9 @@ def _finish(plan: Plan, place: Place, done: Mapping[int, Done], options: Options
     if single is None:
         _carry(plan, place)
         if options.card:
-            write_bytes(place.result / "README.md", model_card(plan, place.out).encode())
+            write_bytes(
+                place.result / "README.md", model_card(plan, place.out).encode(errors="replace")
+            )
         write_bytes(place.result / RECORD, to_json(record))
     else:
         write_bytes(place.result / f"{place.out.stem}.{RECORD}", to_json(record))
