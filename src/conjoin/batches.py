@@ -1,7 +1,7 @@
 """What data sets and models exchange: batches of inputs with their targets.
 
-A data set is a loader of pairs ``(inputs, targets)``, or one such pair for the whole set. Inputs
-are what the model's ``forward`` takes:
+A data set is a loader of pairs ``(inputs, targets)``, one such pair for the whole set, or a
+`torch.utils.data.Dataset` of examples. Inputs are what the model's ``forward`` takes:
 
     a tensor                    model(x)
     a tuple or list of them     model(x_1, x_2)
@@ -39,7 +39,7 @@ Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 """What one call of a model takes."""
 
 Data = Iterable[Any] | tuple[Any, Tensor]
-"""A loader of ``(inputs, targets)`` batches, or that pair for a whole set."""
+"""A loader of ``(inputs, targets)`` batches, that pair for a whole set, or a `Dataset`."""
 
 
 def batches(data: Data, batch_size: int) -> Iterable[Any]:

@@ -78,9 +78,9 @@ def evaluate(
         models: name -> module, sequence of modules, or ``{task: module or sequence}``, for models
             that are told the task at test time (recorded as ``uses_task_label``), as a
             `TaskNetworks` or a `MultiHead` is; a task that is missing there is left out.
-        data: task -> a loader of ``(inputs, labels)``, or that pair for the whole set. Labels are
-            int64 [B], or float of the outputs' shape. Inputs are a tensor, or a tuple or a mapping
-            of tensors for models that take several.
+        data: task -> a loader of ``(inputs, labels)``, that pair for the whole set, or a `Dataset`
+            of torch. Labels are int64 [B], or float of the outputs' shape. Inputs are a tensor, or
+            a tuple or a mapping of tensors for models that take several.
         split: which part of the data this is; recorded.
         seed: of the run; recorded.
         how: by model: how it was made; recorded.

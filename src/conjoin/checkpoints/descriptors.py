@@ -23,7 +23,7 @@ _KEPT = _Kept()
 def files_kept_open() -> Iterator[None]:
     """Within it, what this thread reads from files in ranges is read from files opened once.
 
-    For many reads one after the other: opening a file takes as long as reading 100 KB of it, and
+    For many reads one after the other: opening a file takes as long as reading 50 KB of it, and
     on a network far longer. It is not for long, since a file that is removed takes room on the disk
     until it is closed. At most 8 files are kept; others are opened for each read.
     """

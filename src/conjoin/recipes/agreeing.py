@@ -4,23 +4,24 @@ Headers fit together where models are adapters, quantized, or have other numbers
 would be wrong is an error; what may be wanted, such as another base of rotary positions, is told.
 """
 
-import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from conjoin.checkpoints import Checkpoint
 from conjoin.errors import RecipeError
 from conjoin.merging import Merged, Rule
-from conjoin.recipes.carrying import carrier_of, folder_of
+from conjoin.recipes.carrying import carrier_of, folder_of, parsed_json
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import BASE, Recipe
 
 __all__ = ["check_agreement"]
 
 _FACTORS = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|hada_w\d_[ab])\b")
-_HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim", "n_head", "num_heads")
+_HEADS = (
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "n_head", "n_heads", "num_heads"),
+    *("encoder_attention_heads", "decoder_attention_heads"),
+)
 # What says nothing of what the tensors mean, or shows in their shapes.
 _ASIDE = re.compile(
     r"(^_|transformers_version|torch_dtype|dtype|use_cache|architectures|dropout|droprate|pdrop"
@@ -54,7 +55,9 @@ def check_agreement(recipe: Recipe, opened: Opened, merged: Merged) -> list[str]
     everyone: dict[int | str, Checkpoint] = {**dict(enumerate(opened.models))}
     if opened.base is not None:
         everyone[BASE] = opened.base
-    configs = {which: _json_beside(one, "config.json") for which, one in everyone.items()}
+    configs = {
+        which: parsed_json(_beside(one, "config.json")) or {} for which, one in everyone.items()
+    }
     for which, config in configs.items():
         if config.get("quantization_config"):
             raise RecipeError(
@@ -98,17 +101,13 @@ def _label(recipe: Recipe, which: int | str) -> str:
     return f"{name} ({source.reference})" if source is not None else name
 
 
-def _json_beside(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+def _beside(checkpoint: Checkpoint, name: str) -> bytes:
+    """Read a file beside a model's config; nothing if there is none."""
     folder = folder_of(checkpoint)
-    return {} if folder is None else _parsed(folder / name)
-
-
-def _parsed(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return b"" if folder is None else (folder / name).read_bytes()
+    except OSError:
+        return b""
 
 
 def _differences(
@@ -136,15 +135,10 @@ def _differences(
 
 def _moved_tokens(first: Checkpoint, other: Checkpoint) -> list[str]:
     """Give tokens that two tokenizers number differently, or that one of them lacks."""
-    folders = [folder_of(first), folder_of(other)]
-    paths = [folder / "tokenizer.json" for folder in folders if folder is not None]
-    try:
-        contents = [path.read_bytes() for path in paths]
-    except OSError:
-        return []
-    if len(contents) < 2 or contents[0] == contents[1]:
-        return []
-    numbers = [_numbers_of(_parsed(path)) for path in paths]
+    contents = [_beside(one, "tokenizer.json") for one in (first, other)]
+    if contents[0] == contents[1]:
+        return []  # parsing one takes a tenth of a second or more
+    numbers = [_numbers_of(parsed_json(content) or {}) for content in contents]
     if not all(numbers):
         return []
     return [

@@ -20,6 +20,7 @@ __all__ = [
     "carrier_of",
     "folder_of",
     "layers_before",
+    "parsed_json",
     "rows_of_vocabulary",
     "unclear_config",
 ]
@@ -110,7 +111,7 @@ def unclear_config(
     """
     if not recipe.stacked or "config.json" not in carried:
         return []
-    config = _parsed(carried["config.json"].read_bytes())
+    config = parsed_json(carried["config.json"].read_bytes())
     stacks = find_layers(plan_names, recipe.layers).stacks
     if config is None or len(stacks) != 1 or _places_of(stacks[0], config, plan_names, before):
         return []
@@ -177,7 +178,7 @@ def adjusted(
     changed = recipe.stacked or recipe.dtype is not None or rows is not None
     if name != "config.json" or not changed:
         return content
-    config = _parsed(content)
+    config = parsed_json(content)
     if config is None:
         return content
     if recipe.stacked:
@@ -194,10 +195,11 @@ def adjusted(
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _parsed(content: bytes) -> dict[str, Any] | None:
+def parsed_json(content: bytes) -> dict[str, Any] | None:
+    """Give the object that a JSON file holds; None if it holds none."""
     try:
         config = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return config if isinstance(config, dict) else None
 
