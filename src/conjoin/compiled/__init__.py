@@ -1,4 +1,4 @@
-"""What is faster in C: elementwise programs to the same bits as torch's, and two special sums.
+"""What is faster in C: elementwise programs to the same bits as torch's, and three special things.
 
     function of tensors ──tracing──► operations ──► program ──► tiles.c, a tile at a time
                                           └── proved by running
@@ -9,8 +9,8 @@ but for sums over a whole tensor or row, whose last bits differ.
 """
 
 from conjoin.compiled.counting import count_patterns
-from conjoin.compiled.divergence import divergence_of_rows
 from conjoin.compiled.library import load_library
+from conjoin.compiled.matrices import add_scored_changes, divergence_of_rows, scores_of_changes
 from conjoin.compiled.program import Program
 from conjoin.compiled.programs import LEAST, Programs
 from conjoin.compiled.tracing import Recorder
@@ -20,7 +20,9 @@ __all__ = [
     "Program",
     "Programs",
     "Recorder",
+    "add_scored_changes",
     "count_patterns",
     "divergence_of_rows",
     "load_library",
+    "scores_of_changes",
 ]

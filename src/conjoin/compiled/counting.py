@@ -29,7 +29,7 @@ def count_patterns(bits: Tensor, windows: Sequence[tuple[int, ...]], into: Tenso
     """Count the numbers in each bin of some windows, and those above each.
 
     Args:
-        bits: int32, not negative, on the CPU.
+        bits: int32, on the CPU. Their signs are not looked at.
         windows: (row, low, shift, bins) each: a bin holds ``2**shift`` numbers, the first one those
             from `low` on.
         into: int64 [rows, columns], to be added to: counts of the bins of a window from the first

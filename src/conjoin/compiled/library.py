@@ -48,9 +48,12 @@ def load_library() -> ctypes.CDLL | None:
     library.conjoin_run.argtypes = (pointer, integer, pointer, pointer, pointer, size)
     library.conjoin_count.restype = None
     library.conjoin_count.argtypes = (pointer, size, pointer, integer)
+    real = ctypes.c_float
+    both = (pointer, integer, pointer, integer)
     library.conjoin_divergence.restype = None
-    library.conjoin_divergence.argtypes = (
-        *(pointer, integer, pointer, integer),
-        *(size, size, ctypes.c_float, pointer),
-    )
+    library.conjoin_divergence.argtypes = (*both, size, size, real, pointer)
+    library.conjoin_scores.restype = None
+    library.conjoin_scores.argtypes = (*both, pointer, size, size, pointer)
+    library.conjoin_add_scored.restype = integer
+    library.conjoin_add_scored.argtypes = (*both, pointer, size, size, real, pointer)
     return library

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from conjoin.compiled import divergence_of_rows
+from conjoin.compiled import add_scored_changes, divergence_of_rows, scores_of_changes
 from conjoin.errors import MethodError
 from conjoin.methods.elections import check_real
 from conjoin.methods.magprune import strips
@@ -61,16 +61,19 @@ def arcee_fusion(tensors: Sequence[Tensor], *, base: Tensor) -> Tensor:
     divergence = _divergence(*rows)
     # Only the order of scores counts. So the largest factor may be 1, and none too small.
     largest = divergence.max()
-    factors = (divergence / torch.where(largest > 0, largest, 1.0))[:, None]
+    factors = divergence / torch.where(largest > 0, largest, 1.0)
+    factors = factors.to(torch.promote_types(*(widened(one[:0]).dtype for one in rows)))
     threshold = _threshold(_Rows(rows[0], rows[1], factors))
     # Scores are formed again, part by part: all of them would take a lot of memory.
-    result = torch.empty(rows[1].shape, dtype=base.dtype, device=base.device)
-    for part in strips(result):
-        ancestor = widened(rows[1][part])
-        change = widened(rows[0][part]) - ancestor
-        scores = change.abs().mul_(factors[part].to(change.dtype))
-        kept = torch.ge(scores, threshold, out=scores)
-        result[part] = change.mul_(kept).add_(ancestor)
+    result = add_scored_changes(rows[0], rows[1], factors, threshold)
+    if result is None:
+        result = torch.empty(rows[1].shape, dtype=base.dtype, device=base.device)
+        for part in strips(result):
+            ancestor = widened(rows[1][part])
+            change = widened(rows[0][part]) - ancestor
+            scores = change.abs().mul_(factors[part, None])
+            kept = torch.ge(scores, threshold, out=scores)
+            result[part] = change.mul_(kept).add_(ancestor)
     return result.view(base.shape)
 
 
@@ -87,7 +90,7 @@ class _Rows(Total):
     def __call__(self, function: Callable[..., Tensor], /) -> Tensor:
         found = None
         for part in strips(self._tensor):
-            tensors = [self._tensor[part], self._factors[part]]
+            tensors = [self._tensor[part], self._factors[part, None]]
             found = function(tensors, base=self._base[part], into=found)
         assert found is not None  # there are rows
         return found
@@ -98,15 +101,19 @@ class _Rows(Total):
         places = torch.arange(0, self.size, step, device=self._tensor.device)
         tensor, base = (one.reshape(-1)[places] for one in (self._tensor, self._base))
         rows = places.div(self._tensor.shape[1], rounding_mode="floor")
-        return function([tensor, self._factors[rows, 0]], base=base)
+        return function([tensor, self._factors[rows]], base=base)
 
 
 def _threshold(total: Total) -> float:
     """Give the least score that is kept."""
 
     def scores(tensors: Sequence[Tensor], base: Tensor) -> list[Tensor]:
-        change = widened(tensors[0]) - widened(base)
-        return [change.abs_().mul_(tensors[1].to(change.dtype))]
+        # A factor for each row of a matrix, or, of a sample, for each element.
+        tensor, factors = tensors
+        found = scores_of_changes(tensor, base, factors[:, 0]) if base.dim() == 2 else None
+        if found is None:
+            found = (widened(tensor) - widened(base)).abs_().mul_(factors)
+        return [found]
 
     def choose(sizes: Sequence[int]) -> list[list[int]]:
         return [[size - int(share * (size - 1)) for share in (0.25, 0.5, 0.75)] for size in sizes]

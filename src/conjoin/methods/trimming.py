@@ -215,12 +215,13 @@ class _Window:
 
     def narrow(self, counts: NDArray[np.int64]) -> None:
         """Go on with counts of the bins from the first, and, last, of all above the window."""
-        # How many have this bin or a higher one, falling from bin to bin.
-        at_least = counts[::-1].cumsum()[::-1]
-        if not at_least[-1] < self.rank <= at_least[0]:
+        inside, above = counts[: self.bins], int(counts[-1])
+        # How many have the last bin, the last two, ...
+        at_least = inside[::-1].cumsum()
+        if not above < self.rank <= above + int(at_least[-1]):
             self.look(0, 1 << self.width)
             return
-        place = int((at_least >= self.rank).sum()) - 1
+        place = self.bins - 1 - int(np.searchsorted(at_least, self.rank - above))
         low = self.low + (place << self.shift)
         if self.shift == 0:
             self.found = low
@@ -265,9 +266,9 @@ def _counter(
         for number, value in enumerate(values(tensors, base)):
             own = [(row, *where) for row, (owner, *where) in enumerate(wanted) if owner == number]
             if own and not value.is_meta:
-                bits = value.to(dtype).abs_().view(_INTEGERS[dtype]).reshape(-1).cpu()
-                if not count_patterns(bits, own, into):
-                    _count(bits.numpy(), own, into)
+                value = value.to(dtype).reshape(-1).cpu()
+                if not count_patterns(value.view(_INTEGERS[dtype]), own, into):
+                    _count(value.abs_().view(_INTEGERS[dtype]).numpy(), own, into)
         return into
 
     return count
