@@ -1,5 +1,6 @@
 import gc
 import json
+import os
 import pickle
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conjoin.checkpoints import Kind, safetensors_file
+from conjoin.checkpoints import Kind, MemoryCheckpoint, cut_at_multiples, safetensors_file
 from conjoin.checkpoints.safetensors_file import ORDER_KEY, SafetensorsFile
 from conjoin.errors import CheckpointError, InputError
 
@@ -144,6 +145,43 @@ def test_a_changed_file_is_refused(path: Path) -> None:
     path.unlink()
     with pytest.raises(CheckpointError, match="again: No such file"):
         checkpoint["b.weight"]
+
+
+@on_disk
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(1, 20))
+def test_blocks_are_cut_at_multiples_and_valid_until_the_next(
+    tmp_path_factory: pytest.TempPathFactory, one: int, other: int, size: int
+) -> None:
+    path = tmp_path_factory.mktemp("blocks") / "x.safetensors"
+    whole = torch.arange(12, dtype=torch.bfloat16).reshape(3, 4)
+    safetensors.torch.save_file({"first": torch.ones(3), "x": whole}, path)
+    start, stop = sorted((one, other))
+    spans = list(cut_at_multiples(start, stop, size))
+    assert [begin for begin, _ in spans[1:]] == [end for _, end in spans[:-1]]
+    assert all(end % size == 0 for _, end in spans[:-1])
+    for checkpoint in (SafetensorsFile(path), MemoryCheckpoint({"x": whole})):
+        found = [block.tolist() for block in checkpoint.blocks("x", start, stop, size)]
+        assert found == [whole.view(-1)[begin:end].tolist() for begin, end in spans]
+        with pytest.raises(InputError, match="not inside tensor 'x'"):
+            list(checkpoint.blocks("x", 0, 13, size))
+
+
+def test_a_file_that_is_changed_while_its_blocks_are_read_is_refused(path: Path) -> None:
+    blocks = SafetensorsFile(path).blocks("b.weight", 0, 12, 6)
+    assert next(blocks).numel() == 6
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(CheckpointError, match="has changed since it was opened"):
+        next(blocks)
+    blocks = SafetensorsFile(path).blocks("b.weight", 0, 12, 6)
+    next(blocks)
+    os.truncate(path, path.stat().st_size - 30)
+    with pytest.raises(CheckpointError, match="has changed since it was opened"):
+        list(blocks)
 
 
 def test_without_a_map_the_file_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

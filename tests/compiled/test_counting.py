@@ -29,20 +29,26 @@ def _expected(bits, asked, columns):
 
 
 @needs_it
-@given(st.lists(numbers, max_size=70), st.lists(windows, min_size=1, max_size=3), st.integers(0, 5))
-def test_against_counting_one_by_one(bits, asked, spare):
+@given(
+    st.one_of(st.lists(numbers, max_size=70), st.lists(st.integers(0, 20), min_size=1500)),
+    st.lists(windows, min_size=1, max_size=3),
+    st.integers(0, 5),
+    st.booleans(),
+)
+def test_against_counting_one_by_one(bits, asked, spare, negative):
     asked = [(row, *window) for row, window in enumerate(asked)]
     columns = 1 + spare + max(bins for *_, bins in asked)
     before = torch.arange(len(asked) * columns).view(len(asked), columns)
     into = before.clone()
     given_ = torch.tensor(bits, dtype=torch.int32)
+    signed = given_ | -(2**31) if negative else given_  # as floats have signs
     if any(low + (bins << shift) >= 2**32 for _, low, shift, bins in asked):
-        assert not count_patterns(given_, asked, into)
+        assert not count_patterns(signed, asked, into)
         assert torch.equal(into, before)
         return
-    assert count_patterns(given_, asked, into)
+    assert count_patterns(signed, asked, into)
     assert torch.equal(into - before, torch.from_numpy(_expected(bits, asked, columns)))
-    assert given_.tolist() == bits
+    assert (signed & 2**31 - 1).tolist() == bits
 
 
 @needs_it

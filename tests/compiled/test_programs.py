@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import conjoin.compiled.programs
 from conjoin import merge
 from conjoin.checkpoints import MemoryCheckpoint
-from conjoin.compiled import LEAST, Programs, load_library
+from conjoin.compiled import LEAST, Programs, Run, load_library
 from conjoin.errors import NonFiniteError
 from conjoin.merging.rounding import rounded
 from conjoin.methods import METHODS, Method, Need, TotalOf
@@ -259,6 +259,35 @@ def test_inputs_that_are_others_than_the_program_is_for():
     assert program.run([spread, spread]).tolist() == [0, 2, 4, 6, 8]
 
 
+def test_a_run_over_many_blocks_sees_what_each_of_them_holds():
+    program = Programs(rounded).of(
+        METHODS["mean"].function, {}, stored=[torch.bfloat16] * 2, result=torch.float32, base=False
+    )
+    run, room = Run(program), torch.ones(5, dtype=torch.bfloat16)
+    other = torch.zeros(10, dtype=torch.bfloat16)
+    assert run([room, other[:5]]).tolist() == [0.5] * 5
+    room.fill_(3)
+    assert run([room, other[:5]]).tolist() == [1.5] * 5  # another view of the same
+    spread = other[::2]  # of which a copy is read
+    assert run([room, spread]).tolist() == [1.5] * 5
+    other.fill_(1)
+    assert run([room, spread]).tolist() == [2.0] * 5
+    room[2] = torch.inf
+    assert run([room, spread]) is None
+    room.fill_(0)
+    assert run([room[:2], spread[:2]]).tolist() == [0.5] * 2
+    assert run([room, room.float()]) is None
+    assert run([room, spread]).tolist() == [0.5] * 5
+    assert program.run([room, room]) is not program.run([room, room])
+
+
+def test_sums_of_a_run_begin_anew_with_each_block():
+    own = {"stored": [torch.float32], "result": None, "base": False}
+    run = Run(Programs(rounded).of(lambda tensors: quick_sums([tensors[0].abs()]), {}, **own))
+    one = torch.tensor([1.0, -2.0])
+    assert [run([one]).tolist(), run([one]).tolist()] == [[3.0], [3.0]]
+
+
 @few
 @given(
     size=st.sampled_from([1, 511, 512, 3000, 1 << 16]),
@@ -291,7 +320,7 @@ def test_methods_of_users_are_left_to_torch(monkeypatch):
 
     models, _ = models_of(2, LEAST, torch.float32)
     ran = []
-    monkeypatch.setattr(conjoin.compiled.Program, "run", lambda *args: ran.append(1))
+    monkeypatch.setattr(conjoin.compiled.Run, "__call__", lambda *args: ran.append(1))
     found = merge(models, Method("clipped", clipped, "clip(w_1 + w_2)"))["w"]
     assert not ran
     expected = (models[0]["w"] + models[1]["w"]).clamp(-1, 1)

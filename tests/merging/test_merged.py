@@ -14,7 +14,7 @@ from torch import nn
 import conjoin
 from conjoin.checkpoints import MemoryCheckpoint
 from conjoin.errors import NonFiniteError
-from conjoin.merging import Merged, merge
+from conjoin.merging import BLOCK, Merged, merge
 
 few = settings(deadline=None, max_examples=30)
 
@@ -177,8 +177,37 @@ def test_ranges_equal_slices_of_the_whole(bits, case, data):
     for name, spec in merged.specs.items():
         stop = data.draw(st.integers(0, spec.numel))
         start = data.draw(st.integers(0, stop))
-        assert bits(merged.read(name, start, stop)) == bits(merged[name].reshape(-1)[start:stop])
+        whole = merged[name].reshape(-1)
+        assert bits(merged.read(name, start, stop)) == bits(whole[start:stop])
+        size = data.draw(st.sampled_from([1, 3, BLOCK]))
+        for block in merged.blocks(name, start, stop, size):
+            end = min(stop, (start // size + 1) * size)
+            assert bits(block) == bits(whole[start:end])
+            start = end
+        assert start == stop
     assert merged.read("half", 2).shape == (5,)
+
+
+@pytest.mark.parametrize("method", ["linear", "dare_linear"])
+@pytest.mark.parametrize("start", [0, BLOCK, BLOCK - 7])
+def test_blocks_of_a_compiled_method_equal_slices_of_the_whole(method, start, bits):
+    generator = torch.Generator().manual_seed(0)
+    size = 3 * BLOCK + 9
+    base, *models = (torch.randn(size, generator=generator) for _ in range(3))
+    models[0][BLOCK + 5] = torch.nan  # the program leaves this block to torch
+    base, *models = (MemoryCheckpoint({"w": one.bfloat16()}) for one in (base, *models))
+    given = {} if method == "linear" else {"base": base, "parameters": {"density": 0.5}}
+    merged = merge(models, method, allow_nonfinite=True, **given)
+    whole, places = merged["w"], []
+    assert int(whole.isnan().sum()) == 1
+    for block in merged.blocks("w", start, size, BLOCK):
+        end = min(size, (start // BLOCK + 1) * BLOCK)
+        assert bits(block) == bits(whole[start:end])
+        places.append((start, end))
+        start = end
+    assert places[-1] == (3 * BLOCK, size)
+    with pytest.raises(NonFiniteError, match="model 0"):
+        list(merge(models, method, **given).blocks("w", 0, size, BLOCK))
 
 
 def test_nothing_is_read_before_it_is_asked_for(spy):

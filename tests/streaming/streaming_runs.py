@@ -29,7 +29,9 @@ few = settings(deadline=None, max_examples=25)
 def small_blocks() -> Iterator[None]:
     """Blocks so small that tensors of a few hundred elements have many, and are several jobs."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("merging.blocks", "merging.merged", "merging.summaries", "streaming.noted"):
+        for name in ("merging.blocks", "merging.merged", "merging.summaries"):
+            patch.setattr(importlib.import_module(f"conjoin.{name}"), "BLOCK", BLOCK)
+        for name in ("streaming.noted", "streaming.running"):
             patch.setattr(importlib.import_module(f"conjoin.{name}"), "BLOCK", BLOCK)
         patch.setattr(importlib.import_module("conjoin.merging.summaries"), "_PIECE", 4 * BLOCK)
         patch.setattr(importlib.import_module("conjoin.streaming.jobs"), "SPAN", 2 * BLOCK)

@@ -14,7 +14,7 @@ tensors are tied is known before any data are read, from `specs`.
 
 from conjoin.checkpoints.adapter import open_adapter
 from conjoin.checkpoints.carried import carried_files
-from conjoin.checkpoints.checkpoint import Checkpoint
+from conjoin.checkpoints.checkpoint import Checkpoint, cut_at_multiples
 from conjoin.checkpoints.descriptors import files_kept_open
 from conjoin.checkpoints.memory import MemoryCheckpoint
 from conjoin.checkpoints.module import from_module
@@ -41,6 +41,7 @@ __all__ = [
     "as_checkpoint",
     "carried_files",
     "closest_name",
+    "cut_at_multiples",
     "describe_name_difference",
     "files_kept_open",
     "from_module",

@@ -12,7 +12,7 @@ from conjoin.checkpoints.names import closest_name
 from conjoin.checkpoints.spec import Spec
 from conjoin.errors import InputError
 
-__all__ = ["Checkpoint"]
+__all__ = ["Checkpoint", "cut_at_multiples"]
 
 _CHUNK = 1 << 18
 """Elements that are read at once for a sample."""
@@ -106,6 +106,20 @@ class Checkpoint(Mapping[str, Tensor], ABC):
         start, stop = self.checked_range(name, start, stop)
         return self[name].reshape(-1)[start:stop]
 
+    def blocks(self, name: str, start: int, stop: int, size: int) -> Iterator[Tensor]:
+        """Yield the elements `start:stop` of a tensor, cut at the multiples of `size`.
+
+        A block is valid until the next one is asked for: that may be the same tensor, contiguous
+        and on the CPU then, with other numbers.
+
+        Raises:
+            KeyError: no tensor has this name.
+            InputError: the range is not inside the tensor.
+        """
+        start, stop = self.checked_range(name, start, stop)
+        for begin, end in cut_at_multiples(start, stop, size):
+            yield self.read(name, begin, end)
+
     def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
         """Return every `step`-th of the elements `start:stop`, from the first on.
 
@@ -165,3 +179,15 @@ class Checkpoint(Mapping[str, Tensor], ABC):
         count = f"{len(self)} tensor{'' if len(self) == 1 else 's'}"
         nbytes = sum(spec.nbytes for spec in self.specs.values() if spec.alias_of is None)
         return f"<{type(self).__name__} of {self.source}: {count}, {nbytes:,} bytes>"
+
+
+def cut_at_multiples(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Cut a range at the multiples of a size.
+
+    >>> list(cut_at_multiples(3, 9, 4))
+    [(3, 4), (4, 8), (8, 9)]
+    """
+    while start < stop:
+        end = min(stop, (start // size + 1) * size)
+        yield start, end
+        start = end

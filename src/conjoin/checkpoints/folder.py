@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
@@ -65,6 +65,10 @@ class Folder(Checkpoint):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         start, stop = self.checked_range(name, start, stop)
         return self._shards[name].read(name, start, stop)
+
+    def blocks(self, name: str, start: int, stop: int, size: int) -> Iterator[Tensor]:
+        self.spec_of(name)
+        return self._shards[name].blocks(name, start, stop, size)
 
     def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
         self.spec_of(name)

@@ -5,7 +5,7 @@ import json
 import mmap
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conjoin.checkpoints.checkpoint import Checkpoint
+from conjoin.checkpoints.checkpoint import Checkpoint, cut_at_multiples
 from conjoin.checkpoints.descriptors import opened_file, read_into
 from conjoin.checkpoints.foreign import explain_foreign
 from conjoin.checkpoints.safetensors_header import Entry, read_header
@@ -123,9 +123,30 @@ class SafetensorsFile(Checkpoint):
         target = out.view(torch.uint8).numpy().data
         with self._opened() as file:
             self._check(file)
-            if not read_into(file, target, entry.begin + start * entry.dtype.itemsize):
-                raise CheckpointError(f"{self._path} ends within tensor {name!r}")
+            self._read_into(file, target, entry, start, name)
         return out
+
+    def blocks(self, name: str, start: int, stop: int, size: int) -> Iterator[Tensor]:
+        start, stop = self.checked_range(name, start, stop)
+        entry = self._entry(name)
+        most, itemsize = min(size, stop - start), entry.dtype.itemsize
+        room = torch.empty(most, dtype=entry.dtype)
+        target = room.view(torch.uint8).numpy().data
+        with self._opened() as file:
+            self._check(file)
+            for begin, end in cut_at_multiples(start, stop, size):
+                count = end - begin
+                self._read_into(file, target[: count * itemsize], entry, begin, name)
+                if end == stop:
+                    self._check(file)
+                yield room if count == most else room[:count]
+
+    def _read_into(
+        self, file: io.FileIO, target: memoryview, entry: Entry, start: int, name: str
+    ) -> None:
+        if not read_into(file, target, entry.begin + start * entry.dtype.itemsize):
+            self._check(file)
+            raise CheckpointError(f"{self._path} ends within tensor {name!r}")
 
     def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
         start, stop = self.checked_range(name, start, stop)

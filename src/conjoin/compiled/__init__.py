@@ -11,7 +11,7 @@ but for sums over a whole tensor or row, whose last bits differ.
 from conjoin.compiled.counting import count_patterns
 from conjoin.compiled.library import load_library
 from conjoin.compiled.matrices import add_scored_changes, divergence_of_rows, scores_of_changes
-from conjoin.compiled.program import Program
+from conjoin.compiled.program import Program, Run
 from conjoin.compiled.programs import LEAST, Programs
 from conjoin.compiled.tracing import Recorder
 
@@ -20,6 +20,7 @@ __all__ = [
     "Program",
     "Programs",
     "Recorder",
+    "Run",
     "add_scored_changes",
     "count_patterns",
     "divergence_of_rows",

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from conjoin.compiled.library import load_library
 
-__all__ = ["DTYPES", "REGISTERS", "Draw", "Instruction", "Operation", "Program"]
+__all__ = ["DTYPES", "REGISTERS", "Draw", "Instruction", "Operation", "Program", "Run"]
 
 REGISTERS = 48
 """As in tiles.c."""
@@ -117,13 +118,12 @@ class Program:
         sums: int = 0,
         draws: Sequence[Draw] = (),
     ) -> None:
-        self._dtypes, self._result, self._sums = tuple(dtypes), result, sums
-        self._draws = tuple(draws)
+        self.dtypes, self.result, self.sums = tuple(dtypes), result, sums
+        self.draws = tuple(draws)
         encoded = _in_registers(instructions)
-        self._code = (_Encoded * len(encoded))(*encoded)
-        self._library = load_library()
+        self.code = (_Encoded * len(encoded))(*encoded)
         self.structure = (
-            self._dtypes,
+            self.dtypes,
             result,
             tuple((one.operation, one.to, one.from_, one.other, one.third) for one in encoded),
         )
@@ -142,36 +142,68 @@ class Program:
             None if the inputs are not those that the program is for, or if numbers among them or
             in the result are NaN or infinite, or a sum is, of which torch has to see.
         """
-        size, given = inputs[0].numel(), [*inputs]
-        if generator is not None:
-            for draw in self._draws:
-                given += draw(generator, size)
-        if self._library is None or not self._fit(given, size):
-            return None
-        given = [_plain(tensor) for tensor in given]
-        result = None
-        if self._result is not None:
-            result = torch.empty(size, dtype=self._result, device="cpu")
-        sums = torch.zeros(self._sums, dtype=torch.float64, device="cpu")
-        found = self._library.conjoin_run(
-            self._code,
-            len(self._code),
-            (ctypes.c_void_p * len(given))(*(tensor.data_ptr() for tensor in given)),
-            (ctypes.c_void_p * 1)(None if result is None else result.data_ptr()),
-            sums.data_ptr(),
-            size,
-        )
-        if found or not all(map(math.isfinite, sums.tolist())):
-            return None
-        return sums if result is None else result
+        return Run(self)(inputs, generator)
 
-    def _fit(self, given: Sequence[Tensor], size: int) -> bool:
-        return len(given) == len(self._dtypes) and all(
-            tensor.dtype == dtype
-            and tensor.device.type == "cpu"
-            and tensor.numel() == (-(-size // 8) if dtype == torch.uint8 else size)
-            for tensor, dtype in zip(given, self._dtypes, strict=True)
+
+class Run:
+    """A program that is run over one block after the other, in the same memory.
+
+    Args:
+        program: that is run.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program, self._library = program, load_library()
+        self._known = list[Tensor]()  # whose addresses are known, and are still theirs
+        self._size, self._result, self._held = -1, _NOTHING, list[Tensor]()
+        self._sums = torch.zeros(program.sums, dtype=torch.float64, device="cpu")
+        self._inputs: ctypes.Array[ctypes.c_void_p] = (ctypes.c_void_p * 0)()
+        self._outputs = (ctypes.c_void_p * 1)(None)
+
+    def __call__(
+        self, inputs: Sequence[Tensor], generator: torch.Generator | None = None
+    ) -> Tensor | None:
+        """Give the result, or the sums, as `Program.run` does, until the next call."""
+        given = [*inputs]
+        if generator is not None:
+            for draw in self._program.draws:
+                given += draw(generator, inputs[0].numel())
+        same = len(given) == len(self._known) and all(map(operator.is_, given, self._known))
+        if not same and not self._prepare(given):
+            return None
+        assert self._library is not None
+        self._sums.zero_()
+        code = self._program.code
+        found = self._library.conjoin_run(
+            code, len(code), self._inputs, self._outputs, self._sums.data_ptr(), self._size
         )
+        if found or not all(map(math.isfinite, self._sums.tolist())):
+            return None
+        return self._sums if self._program.result is None else self._result
+
+    def _prepare(self, given: Sequence[Tensor]) -> bool:
+        """Note where the inputs are; False if they are not those that the program is for."""
+        size, dtypes = given[0].numel(), self._program.dtypes
+        if self._library is None or len(given) != len(dtypes):
+            return False
+        for tensor, dtype in zip(given, dtypes, strict=True):
+            wanted = -(-size // 8) if dtype == torch.uint8 else size
+            if (tensor.dtype, tensor.device.type, tensor.numel()) != (dtype, "cpu", wanted):
+                return False
+        self._held = [_plain(tensor) for tensor in given]
+        addresses = [tensor.data_ptr() for tensor in self._held]
+        # What a copy was made of may have other numbers the next time.
+        lasting = addresses == [tensor.data_ptr() for tensor in given]
+        self._known = [*given] if lasting else []
+        self._inputs = (ctypes.c_void_p * len(given))(*addresses)
+        if self._program.result is not None and size != self._size:
+            self._result = torch.empty(size, dtype=self._program.result, device="cpu")
+            self._outputs[0] = self._result.data_ptr()
+        self._size = size
+        return True
+
+
+_NOTHING = torch.empty(0)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import FunctionType
 from typing import Any
 
@@ -64,7 +64,7 @@ class Programs:
                 return self._made[key]
         try:
             # Whatever is set outside: this is about plain tensors on the CPU.
-            with torch.inference_mode(mode=False), torch.no_grad(), torch.device("cpu"):
+            with torch.inference_mode(mode=False), torch.no_grad(), _on_cpu():
                 made = self._make(function, keywords, stored, result, base=base)
         except Exception:  # torch will meet what is an error, on the numbers that it is about
             made = None
@@ -133,6 +133,13 @@ class Programs:
             self._samples[key] = made
         made = self._samples[key]
         return made[: len(stored)], made[len(stored) :]
+
+
+def _on_cpu() -> AbstractContextManager[object]:
+    """Make new tensors on the CPU, whatever else was asked for outside."""
+    # A device as a context looks at every call of torch, which takes a third of the tracing.
+    elsewhere = torch.get_default_device().type != "cpu"
+    return torch.device("cpu") if elsewhere else nullcontext()
 
 
 def _program(traced: Trace, result: torch.dtype | None) -> Program:

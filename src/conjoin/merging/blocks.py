@@ -14,6 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from conjoin.checkpoints import cut_at_multiples
 from conjoin.errors import CheckpointError, MismatchError, NonFiniteError
 from conjoin.merging.task import Source, Task, working_dtype
 
@@ -24,6 +25,7 @@ __all__ = [
     "blocks_of",
     "check_finite",
     "hold",
+    "read_blocks",
     "read_inputs",
     "read_source",
 ]
@@ -38,10 +40,7 @@ def blocks_of(start: int, stop: int) -> Iterator[tuple[int, int]]:
     >>> list(blocks_of(5, BLOCK + 1)) == [(5, BLOCK), (BLOCK, BLOCK + 1)]
     True
     """
-    while start < stop:
-        end = min(stop, (start // BLOCK + 1) * BLOCK)
-        yield start, end
-        start = end
+    return cut_at_multiples(start, stop, BLOCK)
 
 
 def block_generator(seed: int, name: str, start: int) -> torch.Generator:
@@ -62,6 +61,24 @@ def hold(sources: Sequence[Source]) -> Held:
         for source in sources
         if not source.checkpoint.reads_ranges(source.name)
     }
+
+
+def read_blocks(
+    sources: Sequence[Source], start: int, stop: int, held: Held
+) -> Iterator[tuple[tuple[int, int], list[Tensor]]]:
+    """Read the blocks of a range of some tensors, each with its first and last + 1 element.
+
+    What is yielded is valid until the next block is asked for.
+    """
+    streams = [_stream(source, start, stop, held) for source in sources]
+    for span in blocks_of(start, stop):
+        yield span, [next(stream) for stream in streams]
+
+
+def _stream(source: Source, start: int, stop: int, held: Held) -> Iterator[Tensor]:
+    if source in held:
+        return (held[source][begin:end] for begin, end in blocks_of(start, stop))
+    return source.checkpoint.blocks(source.name, start, stop, BLOCK)
 
 
 def read_inputs(

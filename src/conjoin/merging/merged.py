@@ -1,6 +1,6 @@
 """A merge as a lazy checkpoint: nothing is computed until a tensor is asked for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec, files_kept_open
-from conjoin.compiled import Program, Programs
+from conjoin.compiled import Program, Programs, Run
 from conjoin.errors import MethodError, MismatchError, NonFiniteError
 from conjoin.merging.blocks import (
     BLOCK,
@@ -18,6 +18,7 @@ from conjoin.merging.blocks import (
     blocks_of,
     check_finite,
     hold,
+    read_blocks,
     read_inputs,
     read_source,
 )
@@ -90,17 +91,33 @@ class Merged(Checkpoint):
         start, stop = self.checked_range(name, start, stop)
         if not self._task(name)[1].in_blocks:
             return self[name].reshape(-1)[start:stop]
-        spans = list(blocks_of(start, stop))
-        if len(spans) <= 1:
+        if stop - start <= BLOCK - start % BLOCK:
             return self._part(name, (start, stop))
-        held = hold(self._task(name)[1].inputs)
+        out, done = torch.empty(0), 0
         with files_kept_open():
-            first = self._part(name, spans[0], held)
-            out = torch.empty(stop - start, dtype=first.dtype, device=first.device)
-            out[: first.numel()] = first
-            for begin, end in spans[1:]:
-                out[begin - start : end - start] = self._part(name, (begin, end), held)
+            for block in self.blocks(name, start, stop, BLOCK):
+                if not done:
+                    out = torch.empty(stop - start, dtype=block.dtype, device=block.device)
+                out[done : done + block.numel()] = block
+                done += block.numel()
         return out
+
+    def blocks(self, name: str, start: int, stop: int, size: int) -> Iterator[Tensor]:
+        start, stop = self.checked_range(name, start, stop)
+        name, task = self._task(name)
+        if size != BLOCK or not task.in_blocks or start == stop:
+            yield from super().blocks(name, start, stop, size)
+            return
+        held = hold(task.inputs)
+        program = self._program(name, task) if _in_whole_blocks(task, start, stop) else None
+        if program is None:
+            for span in blocks_of(start, stop):
+                yield self._part(name, span, held)
+            return
+        run = Run(program)
+        for span, raw in read_blocks(task.inputs, start, stop, held):
+            made = run(raw, self._generator(name, task, span))
+            yield self._by_torch(name, task, span, held) if made is None else made
 
     def reads_ranges(self, name: str) -> bool:
         task = self._task(name)[1]
@@ -149,9 +166,9 @@ class Merged(Checkpoint):
 
     def _program(self, name: str, task: Task) -> Program | None:
         """The program that makes parts of a tensor, if there is one."""
-        assert task.method is not None
         if self.device is not None or not may_be_compiled(task) or not task.in_blocks:
             return None
+        assert task.method is not None
         if name not in self._compiled:
             self._compiled[name] = self._programs.of(
                 task.method.function,
@@ -281,6 +298,10 @@ _MAKE: Mapping[Rule, Callable[[Merged, str, Task, Span, Held], Tensor]] = {
     Rule.AGREE: Merged._agreed,
     Rule.COPY: Merged._copy,
 }
+
+
+def _in_whole_blocks(task: Task, start: int, stop: int) -> bool:
+    return start % BLOCK == 0 and (stop % BLOCK == 0 or stop == task.spec.numel)
 
 
 def _shows_nonfinite(task: Task) -> bool:

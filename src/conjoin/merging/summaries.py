@@ -7,7 +7,7 @@ threads and processes, always to the same bits.
 
 import inspect
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoints import files_kept_open
-from conjoin.compiled import Program, Programs
+from conjoin.compiled import Program, Programs, Run
 from conjoin.errors import MethodError
 from conjoin.merging.blocks import (
     BLOCK,
@@ -23,8 +23,8 @@ from conjoin.merging.blocks import (
     block_generator,
     blocks_of,
     hold,
+    read_blocks,
     read_inputs,
-    read_source,
 )
 from conjoin.merging.task import Task, may_be_compiled
 from conjoin.methods import Need, Total
@@ -291,18 +291,18 @@ class _Total(Total):
     ) -> Tensor:
         wanted = inspect.signature(function).parameters
         task, found = self._tasks[piece.name], None
-        spans = list(blocks_of(piece.start, piece.stop))
-        held = hold(task.inputs) if spans else {}
-        program = compiled.get(_stored(task)) if spans and may_be_compiled(task) else None
-        for span in spans or [(piece.start, piece.stop)]:
+        empty = piece.start == piece.stop
+        held = {} if empty else hold(task.inputs)
+        program = compiled.get(_stored(task)) if may_be_compiled(task) and not empty else None
+        run = None if program is None else Run(program)
+        for span, raw in self._blocks(task, piece, held, raw=run is not None):
             given: dict[str, Any] = {}
             if "generator" in wanted:
                 given["generator"] = block_generator(self._seed, piece.name, span[0])
-            if program is not None:
-                raw = [read_source(source, span, held) for source in task.inputs]
-                value = program.run(raw, **given)
+            if run is not None:
+                value = run(raw, **given)
                 if value is not None:
-                    found = value if found is None else found.add_(value)
+                    found = value.clone() if found is None else found.add_(value)
                     continue
                 if "generator" in wanted:  # as it was
                     given["generator"] = block_generator(self._seed, piece.name, span[0])
@@ -317,6 +317,15 @@ class _Total(Total):
                 found = value.clone() if found is None else found.add_(value)
         assert found is not None
         return found
+
+    def _blocks(
+        self, task: Task, piece: Piece, held: Held, *, raw: bool
+    ) -> Iterable[tuple[tuple[int, int], list[Tensor]]]:
+        """Give the blocks of a piece, with the inputs as they are stored if these are wanted."""
+        if raw:
+            return read_blocks(task.inputs, piece.start, piece.stop, held)
+        spans = [*blocks_of(piece.start, piece.stop)] or [(piece.start, piece.stop)]
+        return [(span, []) for span in spans]
 
     def _read(self, task: Task, span: tuple[int, int], held: Held, step: int = 1) -> list[Tensor]:
         return read_inputs(task, task.inputs, span, finite=self._finite, held=held, step=step)

@@ -1,6 +1,6 @@
 """Checkpoints under other names: as a slice of a result sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -51,6 +51,10 @@ class RenamedCheckpoint(Checkpoint):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         self.spec_of(name)
         return self.inner.read(self.names[name], start, stop)
+
+    def blocks(self, name: str, start: int, stop: int, size: int) -> Iterator[Tensor]:
+        self.spec_of(name)
+        return self.inner.blocks(self.names[name], start, stop, size)
 
     def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
         self.spec_of(name)

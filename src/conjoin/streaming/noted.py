@@ -1,7 +1,7 @@
 """A checkpoint that takes note of what was read from it, so that inputs can be told apart later."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -87,14 +87,32 @@ class NotedCheckpoint(Checkpoint):
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         tensor = self.inner.read(name, start, stop)
-        whole = tensor.numel() == BLOCK or start + tensor.numel() == self.specs[name].numel
-        if start % BLOCK == 0 and whole and tensor.numel() <= BLOCK:
+        if self._is_block(name, start, tensor.numel()):
             self._note(name, start, tensor)
         return tensor
+
+    def blocks(self, name: str, start: int, stop: int, size: int) -> Iterator[Tensor]:
+        """Read blocks, and take note of them if they are those of a merge."""
+        noted = self._notes.digests.setdefault(name, {})
+        last, data, begin = None, memoryview(b""), start
+        for block in self.inner.blocks(name, start, stop, size):
+            count = block.numel()
+            if self._is_block(name, begin, count) and begin // BLOCK not in noted:
+                if block is not last:  # else it lies in the same memory
+                    last, data = block, raw_bytes(block)
+                noted[begin // BLOCK] = xxhash.xxh3_64_digest(data)
+            yield block
+            begin += count
 
     def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
         """Read a few elements, of which no note is taken: who samples reads all of them later."""
         return self.inner.sample(name, start, stop, step)
+
+    def _is_block(self, name: str, start: int, count: int) -> bool:
+        """Whether elements are those of a block of a merge."""
+        if start % BLOCK or count > BLOCK:
+            return False
+        return count == BLOCK or start + count == self.specs[name].numel
 
     def _note(self, name: str, start: int, block: Tensor) -> None:
         noted = self._notes.digests.setdefault(name, {})

@@ -13,8 +13,7 @@ from torch import Tensor
 from conjoin.atomic import write_bytes
 from conjoin.checkpoints import MemoryCheckpoint, files_kept_open, open_checkpoint, save
 from conjoin.errors import CheckpointError, StageError
-from conjoin.merging import Merged
-from conjoin.merging.blocks import blocks_of
+from conjoin.merging import BLOCK, Merged
 from conjoin.streaming.ahead import ReadAhead
 from conjoin.streaming.jobs import Job, share_of
 from conjoin.streaming.journal import Done, Journal, read_journals
@@ -266,8 +265,10 @@ class _Work:
         digest = xxhash.xxh3_64()
         offset = job.offset
         with files_kept_open(), _stream_of(self._merged.device):
+            last, data = None, memoryview(b"")
             for part in self._parts(job):
-                data = raw_bytes(part)
+                if part is not last:  # else it lies in the same memory
+                    last, data = part, raw_bytes(part)
                 digest.update(data)
                 self._files.write(job.file, offset, data)
                 offset += data.nbytes
@@ -282,8 +283,7 @@ class _Work:
         if not self._merged.reads_ranges(job.name):
             yield self._merged[job.name]
             return
-        for start, stop in blocks_of(job.start, job.stop):
-            yield self._merged.read(job.name, start, stop)
+        yield from self._merged.blocks(job.name, job.start, job.stop, BLOCK)
 
     def _read(self, job: Job) -> tuple[str | None, ...]:
         return tuple(
