@@ -31,6 +31,7 @@ __all__ = [
     "inputs_of",
     "map_inputs",
     "pair_of",
+    "read_logits",
     "run_model",
     "size_of",
 ]
@@ -203,6 +204,19 @@ def run_model(module: nn.Module, inputs: Inputs) -> Any:
     if isinstance(inputs, Tensor):
         return module(inputs)
     return module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)
+
+
+def read_logits(outputs: Any) -> Any:
+    """Give what a model's outputs hold under ``logits``, as models of transformers have them.
+
+    What has no logits is given back as it is.
+
+    >>> read_logits({"logits": 1, "hidden_states": 2}), read_logits(3)
+    (1, 3)
+    """
+    if isinstance(outputs, Mapping):
+        return outputs.get("logits", outputs)
+    return getattr(outputs, "logits", outputs)
 
 
 def _are_inputs(value: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.arguments import as_mapping, as_module
-from conjoin.batches import Data, Inputs, batches, pair_of, run_model
+from conjoin.batches import Data, Inputs, batches, pair_of, read_logits, run_model
 from conjoin.errors import DataError, InputError
 from conjoin.modules import MultiHead, TaskNetworks
 from conjoin.records import Record, Split
@@ -25,9 +25,15 @@ _TOLD = (Mapping, TaskNetworks, MultiHead)
 """What is told the task at test time."""
 
 
+_NO_LABEL = -100
+"""Of a place that is not judged, in torch as in transformers."""
+
+
 @dataclass(frozen=True, eq=False)
 class Outcomes:
     """What a model did on each of N examples, in the order of the data.
+
+    Where examples have a label at each of many places, N counts the places that have one.
 
     Args:
         loss: float64 [N]; cross-entropy in nats, or the mean squared error of a regression.
@@ -74,13 +80,18 @@ def evaluate(
     Where the targets are floating-point numbers, the task is a regression: its loss is the mean
     squared error, it has no accuracy, and an ensemble is the mean of outputs.
 
+    A model may have a class at each of many places, as of tokens or pixels: labels are int64
+    [B, ...] then, outputs [B, ..., classes] or [B, classes, ...], and each place counts as an
+    example, but those of label -100. So a language model that gives ``logits`` is measured with
+    ``({"input_ids": ids[:, :-1]}, ids[:, 1:])``; its perplexity is ``exp(loss)``.
+
     Args:
         models: name -> module, sequence of modules, or ``{task: module or sequence}``, for models
             that are told the task at test time (recorded as ``uses_task_label``), as a
             `TaskNetworks` or a `MultiHead` is; a task that is missing there is left out.
         data: task -> a loader of ``(inputs, labels)``, that pair for the whole set, or a `Dataset`
-            of torch. Labels are int64 [B], or float of the outputs' shape. Inputs are a tensor, or
-            a tuple or a mapping of tensors for models that take several.
+            of torch. Labels are int64 [B] or [B, ...], or float of the outputs' shape. Inputs are a
+            tensor, or a tuple or a mapping of tensors for models that take several.
         split: which part of the data this is; recorded.
         seed: of the run; recorded.
         how: by model: how it was made; recorded.
@@ -179,7 +190,7 @@ def outcomes(
             found = _of_batch(members, inputs, targets, task)
             parts.append(found)
             if on_batch is not None:
-                on_batch(len(found))
+                on_batch(len(targets))
     if not sum(map(len, parts)):
         raise DataError(
             f"the data of {task!r} gave no examples; a loader can be used up: pass a list"
@@ -212,36 +223,53 @@ def _of_batch(members: Sequence[nn.Module], inputs: Inputs, targets: Tensor, tas
         raise DataError(f"on {task!r}, the members of an ensemble have outputs {shapes}")
     if targets.is_floating_point():
         return _regression(torch.stack(outputs).mean(0), targets, task)
-    logs = torch.stack([_log_probabilities(output, members[0]) for output in outputs])
-    log_mean = logs.logsumexp(0) - torch.log(torch.tensor(float(len(members))))
-    labels = targets.to(log_mean.device)
+    labels = targets.to(outputs[0].device)
+    logs = [_at_places(output, labels, task).log_softmax(1) for output in outputs]
+    labels = labels.flatten()
+    if targets.dim() > 1:
+        there = labels != _NO_LABEL
+        labels, logs = labels[there], [log[there] for log in logs]
+    log_mean = logs[0]
+    if len(logs) > 1:
+        log_mean = torch.stack(logs).logsumexp(0) - torch.log(torch.tensor(float(len(members))))
     _check_labels(labels, log_mean, task)
     confidence, prediction = log_mean.max(1)
-    loss = F.nll_loss(log_mean.double(), labels, reduction="none")
+    loss = F.nll_loss(log_mean, labels, reduction="none").double()
     return Outcomes(loss.cpu(), labels.cpu(), prediction.cpu(), confidence.exp().cpu())
 
 
 def _outputs(member: nn.Module, inputs: Inputs, task: str) -> Tensor:
     try:
-        outputs = run_model(member, inputs)
+        outputs = read_logits(run_model(member, inputs))
     except Exception as error:
         error.add_note(f"This is what {type(member).__name__} raised on a batch of {task!r}.")
         raise
     if not isinstance(outputs, Tensor):
         raise DataError(
-            f"expected outputs [B, classes] of {type(member).__name__}; found outputs "
-            f"{type(outputs).__name__}"
+            f"on {task!r}, expected outputs [B, classes] of {type(member).__name__}; found outputs "
+            f"{type(outputs).__name__}, which has no logits"
         )
     return outputs if outputs.dtype == torch.float64 else outputs.float()
 
 
-def _log_probabilities(outputs: Tensor, member: nn.Module) -> Tensor:
-    if outputs.dim() != 2:
+def _at_places(outputs: Tensor, labels: Tensor, task: str) -> Tensor:
+    """Give outputs [places, classes], with the places in the order of the labels."""
+    last = outputs.dim() > 1 and outputs.shape[:-1] == labels.shape
+    second = outputs.dim() > 2 and outputs.shape[:1] + outputs.shape[2:] == labels.shape
+    if last and second:
         raise DataError(
-            f"expected outputs [B, classes] of {type(member).__name__}; found outputs "
-            f"{list(outputs.shape)}"
+            f"on {task!r}, outputs {list(outputs.shape)} could have their classes in the second or "
+            f"the last dimension; give them as [{labels.numel()}, classes], and the labels as "
+            f"[{labels.numel()}]"
         )
-    return outputs.log_softmax(1)
+    if not last and not second:
+        raise DataError(
+            f"on {task!r}, expected outputs [B, classes] and int64 labels [B], or outputs "
+            f"[B, ..., classes] or [B, classes, ...] and labels [B, ...]; found outputs "
+            f"{list(outputs.shape)} and {labels.dtype} labels {list(labels.shape)}"
+        )
+    moved = outputs if last else outputs.movedim(1, -1)
+    return moved.reshape(-1, moved.shape[-1])
 
 
 def _regression(outputs: Tensor, targets: Tensor, task: str) -> Outcomes:
@@ -260,11 +288,8 @@ def _regression(outputs: Tensor, targets: Tensor, task: str) -> Outcomes:
 
 
 def _check_labels(labels: Tensor, outputs: Tensor, task: str) -> None:
-    if labels.shape != outputs.shape[:1] or labels.dtype != torch.int64:
-        raise DataError(
-            f"on {task!r}, expected outputs [B, classes] and int64 labels [B]; found outputs "
-            f"{list(outputs.shape)} and {labels.dtype} labels {list(labels.shape)}"
-        )
+    if labels.dtype != torch.int64:
+        raise DataError(f"on {task!r}, expected int64 labels; found {labels.dtype}")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < outputs.shape[1]:
         raise DataError(
             f"labels of {task!r} reach from {int(labels.min())} to {int(labels.max())}, but the "

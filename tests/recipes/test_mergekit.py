@@ -195,7 +195,9 @@ def test_tokenizer_source_and_dtypes(tmp_path: Path):
     recipe = read(text, tmp_path)
     assert recipe.output.files_from == 1
     assert recipe.dtype is torch.bfloat16
-    assert any("not matched by token" in note for note in recipe.notes)
+    assert recipe.vocabulary is not None
+    assert recipe.vocabulary.of == 1
+    assert any("rows of embeddings without a token are kept" in note for note in recipe.notes)
 
 
 def test_the_long_form_of_a_model(tmp_path: Path):

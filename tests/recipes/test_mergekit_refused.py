@@ -69,17 +69,13 @@ REFUSED = {
         HEAD + "merge_method: linear\nbase_model: c\n",
         "3: linear has no base",
     ),
-    "union": (
-        HEAD + "merge_method: linear\ntokenizer_source: union\n",
-        "3: tokenizers are not united",
-    ),
     "a tokenizer of nobody": (
         HEAD + "merge_method: linear\ntokenizer_source: c\n",
         "3: 'c' is none of",
     ),
-    "tokenizer": (
+    "a tokenizer of a base that is not there": (
         HEAD + "merge_method: linear\ntokenizer: {source: base}\n",
-        "3: tokenizer: tokenizers",
+        "3: 'base' is chosen, but there is no `base_model:`",
     ),
     "chat_template": (
         HEAD + "merge_method: linear\nchat_template: chatml\n",

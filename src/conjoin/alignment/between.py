@@ -22,6 +22,7 @@ from conjoin.batches import (
     device_of,
     inputs_of,
     map_inputs,
+    read_logits,
     run_model,
     size_of,
 )
@@ -100,7 +101,8 @@ def examples_of(
     def term(batch: Any, which: tuple[int, ...]) -> Term:
         inputs = inputs_of(batch)
         run = which if isinstance(loss, str) else ()
-        return Term(size_of(inputs), batch, which, {n: run_model(models[n], inputs) for n in run})
+        outputs = {n: read_logits(run_model(models[n], inputs)) for n in run}
+        return Term(size_of(inputs), batch, which, outputs)
 
     with torch.no_grad(), evaluating(models):
         if own is None:
@@ -197,6 +199,7 @@ class Between:
         sizes = [term.size for term in example.terms]
         if not isinstance(self.loss, str) and len(sizes) == 1:
             return _scalar(self.loss(outputs, example.terms[0].batch))
+        outputs = read_logits(outputs)
         if not isinstance(outputs, Tensor) or outputs.dim() == 0 or len(outputs) != sum(sizes):
             found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InputError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, IterableDataset
 
-from conjoin.batches import Data, Inputs, batches, map_inputs, pair_of, run_model
+from conjoin.batches import Data, Inputs, batches, map_inputs, pair_of, read_logits, run_model
 from conjoin.checkpoints import closest_name
 from conjoin.comparison.digests import Digest, described
 from conjoin.comparison.examples import first_pairs, joined
@@ -270,6 +270,12 @@ def _try(data: _Theirs, model: nn.Module, *, judged: bool) -> tuple[int | None, 
     regression = targets.is_floating_point()
     if not judged:
         return None, regression
+    if targets.dim() > 1 and not regression:
+        raise DataError(
+            f"{data.where}: comparing takes one label for each example, not labels "
+            f"{list(targets.shape)}; conjoin.evaluate and conjoin.interpolate take these"
+        )
+    outputs = read_logits(outputs)
     outcomes(model, [(few, targets[:2])], data.where)  # its errors say what is expected
     return (None if regression else int(outputs.shape[1])), regression
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from conjoin.batches import Inputs, map_inputs, size_of
+from conjoin.batches import Inputs, map_inputs, read_logits, size_of
 from conjoin.errors import DataError, InputError, NonFiniteError
 
 __all__ = ["FisherSums"]
@@ -160,7 +160,7 @@ def _outputs_of(
         outputs = functional_call(model, state, (), dict(inputs))
     else:
         outputs = functional_call(model, state, tuple(inputs))
-    outputs = getattr(outputs, "logits", outputs)  # as models of transformers give them
+    outputs = read_logits(outputs)
     if not isinstance(outputs, Tensor) or outputs.dim() not in (2, 3):
         found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise DataError(

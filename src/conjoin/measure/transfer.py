@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.arguments import as_mapping
-from conjoin.batches import Data, Inputs, device_of, map_inputs, pair_of, run_model
+from conjoin.batches import Data, Inputs, device_of, map_inputs, pair_of, read_logits, run_model
 from conjoin.errors import DataError, InputError
 from conjoin.evaluation import Outcomes, evaluating, outcomes
 from conjoin.records import Record
@@ -290,7 +290,7 @@ def _batches(count: int, recipe: _Recipe) -> Iterator[Tensor]:
 
 def _outputs(network: nn.Module, batch: Inputs, task: str) -> Tensor:
     try:
-        return run_model(network, batch)  # type: ignore[no-any-return]  # checked before
+        return read_logits(run_model(network, batch))  # type: ignore[no-any-return]  # checked
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
             raise DataError(
@@ -359,6 +359,11 @@ def _check(
     if steps < 1 or batch_size < 1:
         raise InputError(f"steps and batch_size must be 1 or more; got {steps} and {batch_size}")
     _, targets = pair_of(train, task)
+    if targets.dim() > 1 and not targets.is_floating_point():
+        raise DataError(
+            f"transfer to {task!r} takes one label for each example; found labels "
+            f"{list(targets.shape)}"
+        )
     if min(labels, default=0) < 0:
         raise InputError(f"numbers of labels must be 0 or more; got {list(labels)}")
     if max(labels, default=0) > len(targets):
@@ -375,7 +380,8 @@ def _check_outputs(
     if classes is None:
         return
     with evaluating([network]), torch.no_grad():
-        found = run_model(network, map_inputs(few[0], lambda tensor: tensor[:1])).shape[-1]
+        first = map_inputs(few[0], lambda tensor: tensor[:1])
+        found = read_logits(run_model(network, first)).shape[-1]
     if found != classes:
         raise DataError(
             f"{name!r} has {found} outputs, but {task!r} has {classes} classes; new_head=True "

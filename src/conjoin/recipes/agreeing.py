@@ -11,9 +11,11 @@ from typing import Any
 from conjoin.checkpoints import Checkpoint
 from conjoin.errors import RecipeError
 from conjoin.merging import Merged, Rule
-from conjoin.recipes.carrying import carrier_of, folder_of, parsed_json
+from conjoin.recipes.beside import parsed_json, read_beside
+from conjoin.recipes.carrying import carrier_of
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import BASE, Recipe
+from conjoin.recipes.tokens import TOKENIZER, numbers_of
 
 __all__ = ["check_agreement"]
 
@@ -56,7 +58,7 @@ def check_agreement(recipe: Recipe, opened: Opened, merged: Merged) -> list[str]
     if opened.base is not None:
         everyone[BASE] = opened.base
     configs = {
-        which: parsed_json(_beside(one, "config.json")) or {} for which, one in everyone.items()
+        which: parsed_json(read_beside(one, "config.json")) or {} for which, one in everyone.items()
     }
     for which, config in configs.items():
         if config.get("quantization_config"):
@@ -86,7 +88,7 @@ def check_agreement(recipe: Recipe, opened: Opened, merged: Merged) -> list[str]
                 + more
             )
         moved = _moved_tokens(everyone[number], everyone[which])
-        if moved:
+        if moved and opened.matched is None:
             notes.append(
                 f"the tokenizer of {label} has other numbers for {len(moved)} tokens than that of "
                 f"{mine}, which goes along: {', '.join(map(repr, moved[:_SHOWN]))}; rows of "
@@ -99,15 +101,6 @@ def _label(recipe: Recipe, which: int | str) -> str:
     source = recipe.base if which == BASE else recipe.sources[int(which)]
     name = "the base" if which == BASE else f"model {which}"
     return f"{name} ({source.reference})" if source is not None else name
-
-
-def _beside(checkpoint: Checkpoint, name: str) -> bytes:
-    """Read a file beside a model's config; nothing if there is none."""
-    folder = folder_of(checkpoint)
-    try:
-        return b"" if folder is None else (folder / name).read_bytes()
-    except OSError:
-        return b""
 
 
 def _differences(
@@ -135,10 +128,10 @@ def _differences(
 
 def _moved_tokens(first: Checkpoint, other: Checkpoint) -> list[str]:
     """Give tokens that two tokenizers number differently, or that one of them lacks."""
-    contents = [_beside(one, "tokenizer.json") for one in (first, other)]
+    contents = [read_beside(one, TOKENIZER) for one in (first, other)]
     if contents[0] == contents[1]:
         return []  # parsing one takes a tenth of a second or more
-    numbers = [_numbers_of(parsed_json(content) or {}) for content in contents]
+    numbers = [numbers_of(parsed_json(content) or {}) for content in contents]
     if not all(numbers):
         return []
     return [
@@ -146,20 +139,3 @@ def _moved_tokens(first: Checkpoint, other: Checkpoint) -> list[str]:
         for token in dict.fromkeys([*numbers[0], *numbers[1]])
         if numbers[0].get(token) != numbers[1].get(token)
     ]
-
-
-def _numbers_of(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Give the number of every token of a ``tokenizer.json``; nothing if it cannot be told."""
-    model = tokenizer.get("model")
-    listed = model.get("vocab") if isinstance(model, dict) else None
-    found: dict[str, int] = {}
-    if isinstance(listed, dict):
-        found.update(listed)
-    elif isinstance(listed, list):  # of Unigram: tokens and scores
-        found.update(
-            (str(one[0]), n) for n, one in enumerate(listed) if isinstance(one, list) and one
-        )
-    for one in tokenizer.get("added_tokens") or []:
-        if isinstance(one, dict) and "content" in one and "id" in one:
-            found[one["content"]] = one["id"]
-    return found

@@ -5,25 +5,25 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from conjoin.checkpoints import Kind
 from conjoin.errors import MethodError
 from conjoin.methods import Method, Need
+from conjoin.recipes.choosing import choose, default_name, read_vocabulary
 from conjoin.recipes.forms import Found
 from conjoin.recipes.layers import Outside
 from conjoin.recipes.nodes import TableNode
-from conjoin.recipes.problems import Place, Problems, unknown
+from conjoin.recipes.problems import Place, Problems
 from conjoin.recipes.recipe import BASE, Keep, KindRule, Output, Part, Recipe, Source, Use
 from conjoin.recipes.values import Value
 
-__all__ = ["build", "check_method", "default_name", "expand_path", "name_sources"]
+__all__ = ["build", "check_method", "expand_path", "name_sources"]
 
 _NOTHING: Found[Any] = Found(None, Place())
 _MODEL_KEYS = frozenset({"model", "name", "align", "entry", "layers"})
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 Read = Mapping[str, Found[Any]]
 
@@ -77,6 +77,7 @@ def build(
     parts = _parts(read, stacked, sources, folder, problems)
     named = name_sources(sources.found, base, problems)
     values = _values(read.get("parameters", _NOTHING).value or {})
+    output = _output(read, named, base, problems)
     recipe = Recipe(
         method=method,
         sources=named,
@@ -92,7 +93,10 @@ def build(
         dtype=_dtype(read.get("dtype", _NOTHING).value),
         nonfinite=read.get("nonfinite", Found("refuse", root.place)).value,
         seed=read.get("seed", Found(0, root.place)).value,
-        output=_output(read, named, base, problems),
+        output=output,
+        vocabulary=read_vocabulary(
+            read.get("vocabulary"), named, base, output.files_from, problems
+        ),
         path=path,
         folder=folder,
         places={key: found.place for key, found in read.items()},
@@ -169,18 +173,6 @@ def expand_path(text: str, folder: Path, place: Place, problems: Problems) -> Pa
     return (folder / Path(filled).expanduser()).absolute()
 
 
-def default_name(reference: str) -> str:
-    """Give the last component of a reference, without revision, adapter and suffix.
-
-    >>> default_name("org/tuned@main+org/lora"), default_name("../runs/a.safetensors")
-    ('tuned', 'a')
-    """
-    path = reference.split("+")[0].split("@")[0].rstrip("/")
-    last = path.rpartition("/")[2]
-    suffix = next((suffix for suffix in _SUFFIXES if last.endswith(suffix)), "")
-    return last.removesuffix(suffix) or last
-
-
 def name_sources(
     sources: Sequence[Source], base: Source | None, problems: Problems
 ) -> tuple[Source, ...]:
@@ -201,39 +193,12 @@ def name_sources(
     )
 
 
-def _choose(
-    chosen: str | int,
-    sources: Sequence[Source],
-    base: Source | None,
-    place: Place,
-    problems: Problems,
-) -> int | Literal["base"]:
-    """Resolve the name or number of a model."""
-    if chosen == BASE:
-        if base is None:
-            problems.add(place, "'base' is chosen, but the recipe has no base")
-        return BASE
-    if isinstance(chosen, int):
-        if not 0 <= chosen < len(sources):
-            problems.add(place, f"there is no model {chosen}; they are 0 to {len(sources) - 1}")
-        return chosen
-    exact = [i for i, s in enumerate(sources) if chosen in (s.name, s.reference)]
-    if len(exact) == 1:
-        return exact[0]
-    if len(exact) > 1 or chosen in [default_name(s.reference) for s in sources]:
-        problems.add(place, f"{chosen!r} could be more than one model; give them names (name: ...)")
-        return 0
-    known = [s.name for s in sources if s.name is not None]
-    problems.add(place, unknown("model", chosen, [*known, *([BASE] if base else [])]))
-    return 0
-
-
 def _keep(
     read: Read, sources: Sequence[Source], base: Source | None, problems: Problems
 ) -> tuple[Keep, ...]:
     table: Read = read.get("keep", _NOTHING).value or {}
     return tuple(
-        Keep(pattern, _choose(found.value, sources, base, found.place, problems), found.place)
+        Keep(pattern, choose(found.value, sources, base, found.place, problems), found.place)
         for pattern, found in table.items()
     )
 
@@ -257,7 +222,7 @@ def _output(
         format=table.get("format", Found("safetensors", found.place)).value,
         files_from=None
         if files is None
-        else _choose(files.value, sources, base, files.place, problems),
+        else choose(files.value, sources, base, files.place, problems),
         metadata={key: item.value for key, item in metadata.items()},
         place=found.place,
     )
@@ -294,7 +259,8 @@ def check_method(recipe: Recipe, root: Place, problems: Problems) -> None:
 
 def _chosen(recipe: Recipe) -> bool:
     """Whether the base serves something else: tensors to keep, files to carry along."""
-    return recipe.output.files_from == BASE or any(rule.source == BASE for rule in recipe.keep)
+    files = recipe.output.files_from == BASE or recipe.vocabulary is not None
+    return files or any(rule.source == BASE for rule in recipe.keep)
 
 
 def _check_layers(recipe: Recipe, part: Part, problems: Problems) -> None:

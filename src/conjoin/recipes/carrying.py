@@ -1,7 +1,7 @@
 """Config, tokenizer and other files that go along from one model to the result."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +9,19 @@ import torch
 
 from conjoin.checkpoints import Checkpoint, carried_files
 from conjoin.errors import ConjoinError, RecipeError
+from conjoin.recipes.beside import folder_of, parsed_json
 from conjoin.recipes.layers import Stack, find_layers, senses_of
 from conjoin.recipes.opening import Opened
-from conjoin.recipes.recipe import BASE, Recipe
+from conjoin.recipes.recipe import BASE, UNION, Recipe
+from conjoin.recipes.tokens import TOKENIZER, with_decoded_tokens, with_tokens
+from conjoin.recipes.vocabulary import EMBEDDINGS
 
 __all__ = [
     "Rows",
     "adjusted",
     "carried_from",
     "carrier_of",
-    "folder_of",
     "layers_before",
-    "parsed_json",
     "rows_of_vocabulary",
     "unclear_config",
 ]
@@ -38,14 +39,6 @@ _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
 """Where encoder and decoder have numbers of their own, the others are the encoder's."""
 _PER_LAYER = ("layer_types", "no_rope_layers")
 """Lists with an entry for each layer."""
-_EMBEDDINGS = (
-    "embed_tokens.weight",
-    "word_embeddings.weight",
-    "wte.weight",
-    "embed_in.weight",
-    "shared.weight",
-)
-"""Ends of the names of embeddings of tokens."""
 _DTYPES = ("torch_dtype", "dtype")
 
 
@@ -87,15 +80,10 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
 def carrier_of(recipe: Recipe, opened: Opened) -> tuple[int | str, Checkpoint | None]:
     """Give the number of the model that files are carried from, and the model."""
     chosen = recipe.output.files_from
+    if chosen is None and recipe.vocabulary is not None and recipe.vocabulary.of != UNION:
+        chosen = recipe.vocabulary.of
     number = chosen if chosen is not None else BASE if opened.base is not None else 0
     return number, opened.base if number == BASE else opened.models[int(number)]
-
-
-def folder_of(checkpoint: Checkpoint) -> Path | None:
-    """Give the folder with the config of a model, or None where there is no config."""
-    # The first file is the model's own; those of an adapter come after it.
-    parents = [path.parent for path in checkpoint.files[:1]]
-    return parents[0] if parents and (parents[0] / "config.json").is_file() else None
 
 
 def unclear_config(
@@ -130,6 +118,8 @@ def layers_before(recipe: Recipe, opened: Opened) -> int | None:
     return len(stacks[0]) if len(stacks) == 1 else None
 
 
+_TOKENIZERS = {TOKENIZER: with_tokens, "tokenizer_config.json": with_decoded_tokens}
+
 Rows = tuple[int, int]
 """Rows of the embeddings of tokens: in the model that files are carried from, and in the result."""
 
@@ -142,11 +132,14 @@ def rows_of_vocabulary(recipe: Recipe, opened: Opened, specs: Mapping[str, Any])
         opened: its models.
         specs: of the tensors of the result.
     """
+    if opened.matched is not None:
+        before, after = opened.matched.rows
+        return None if before == after else (before, after)
     _, checkpoint = carrier_of(recipe, opened)
     if checkpoint is None:
         return None
     counts = [
-        {one[name].shape[0] for name in one if name.endswith(_EMBEDDINGS) and one[name].shape}
+        {one[name].shape[0] for name in one if name.endswith(EMBEDDINGS) and one[name].shape}
         for one in (checkpoint.specs, specs)
     ]
     if any(len(one) != 1 for one in counts) or counts[0] == counts[1]:
@@ -161,8 +154,11 @@ def adjusted(
     recipe: Recipe,
     before: int | None,
     rows: Rows | None = None,
+    entries: Sequence[Mapping[str, Any]] = (),
 ) -> bytes:
     """Give the content of a carried file for the result: a config says layers, rows and dtype.
+
+    A tokenizer gets the tokens that are new to it.
 
     A list with an entry for each layer gets those of the layers of the first model of each slice.
     A model of several parts has a config for each, in which layers and dtype are looked for too.
@@ -174,7 +170,10 @@ def adjusted(
         recipe: what is made.
         before: layers of the model that the file is of, see `layers_before`.
         rows: of embeddings, see `rows_of_vocabulary`.
+        entries: of new tokens, see `Matched`.
     """
+    if entries and name in _TOKENIZERS:
+        return _TOKENIZERS[name](content, entries)
     changed = recipe.stacked or recipe.dtype is not None or rows is not None
     if name != "config.json" or not changed:
         return content
@@ -193,15 +192,6 @@ def adjusted(
                 if key in found:
                     found[key] = _dtype_name(recipe.dtype)
     return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def parsed_json(content: bytes) -> dict[str, Any] | None:
-    """Give the object that a JSON file holds; None if it holds none."""
-    try:
-        config = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return config if isinstance(config, dict) else None
 
 
 def _restack(

@@ -10,7 +10,8 @@ is said in `Recipe.notes`:
 - ``dtype`` is the result's; the arithmetic is float32. mergekit computes in it.
 - A parameter of the whole method (``t``, ``normalize``) under one model is an error; mergekit
   ignores it there.
-- Embeddings are not matched by token: the tokenizer of one model goes along, whole.
+- Rows of embeddings are matched by token if the recipe says a tokenizer, as in mergekit; rows
+  without a token are kept.
 - Relative paths start at the file's folder, not at the folder of the caller.
 
 Differences between the methods themselves stand in `conjoin.methods.mergekit_defaults`.
@@ -34,9 +35,10 @@ from conjoin.recipes.mergekit_parameters import (
     translate,
     with_defaults,
 )
+from conjoin.recipes.mergekit_tokens import Chooser, reference_of, vocabulary_of
 from conjoin.recipes.nodes import ListNode, Node, ScalarNode, TableNode
 from conjoin.recipes.problems import Place, Problems, unknown
-from conjoin.recipes.recipe import BASE, Output, Part, Recipe, Source, Use
+from conjoin.recipes.recipe import BASE, UNION, Output, Part, Recipe, Source, Use
 from conjoin.recipes.values import Gradient, Value
 
 __all__ = ["build_mergekit"]
@@ -88,7 +90,7 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
         method=method,
         folder=folder,
         problems=problems,
-        base=None if base is None else Source(_reference(base.value), place=base.place),
+        base=None if base is None else Source(reference_of(base.value), place=base.place),
     )
     kind, inputs, module = _inputs(read, root, reader)
     parts = _slices(inputs, reader) if kind == "slices" else _models(inputs, reader)
@@ -96,7 +98,18 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
     _required(parts, values, reader)
     if kind == "slices":
         parts = tuple(by_names_of_models(part, values, method) for part in parts)
-    files_from = _files_from(read, reader)
+    chooser = Chooser(reader.sources, reader.base, problems)
+    vocabulary = vocabulary_of(read, chooser)
+    files_from = None
+    if vocabulary is not None and vocabulary.of != UNION:
+        files_from = vocabulary.of
+    elif reader.base is not None:
+        files_from = chooser.choose(reader.base.reference, reader.base.place)
+    if vocabulary is not None:
+        reader.note(
+            "rows of embeddings without a token are kept; mergekit leaves them out, so that its "
+            "result may have fewer rows than the models"
+        )
     of_use = method.takes_base or files_from == BASE
     recipe = Recipe(
         method=method,
@@ -107,6 +120,7 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
         values=values,
         dtype=_dtype(read, reader),
         output=Output(files_from=files_from),
+        vocabulary=vocabulary,
         path=path,
         folder=folder,
         places={key: found.place for key, found in read.items()},
@@ -179,7 +193,7 @@ def _models(inputs: Found[Any], reader: _Reader) -> tuple[Part, ...]:
     """All models, whole. mergekit adds the base to them if it is not listed."""
     uses = _uses(inputs.value, inputs.place, reader)[0]
     listed = [
-        _reference(item.value["model"].value) for item in inputs.value if "model" in item.value
+        reference_of(item.value["model"].value) for item in inputs.value if "model" in item.value
     ]
     base = reader.base
     if base is None or reader.method.takes_base or base.reference in listed:
@@ -202,7 +216,7 @@ def _slices(inputs: Found[Any], reader: _Reader) -> tuple[Part, ...]:
         own: Read = found.value
         other = own.get("base_model")
         if other is not None and (
-            reader.base is None or _reference(other.value) != reader.base.reference
+            reader.base is None or reference_of(other.value) != reader.base.reference
         ):
             reader.problems.add(
                 other.place, "a slice cannot have a base of its own; write `base_model:` once"
@@ -234,7 +248,7 @@ def _uses(
         own: Read = item.value
         if "model" not in own:
             continue
-        reference = _reference(own["model"].value)
+        reference = reference_of(own["model"].value)
         layers = own["layer_range"].value if "layer_range" in own else None
         if _has_table_key(own["model"].value, "override_architecture"):
             reader.note("override_architecture is not needed: layers are found by names")
@@ -282,17 +296,6 @@ def _has_table_key(value: Any, key: str) -> bool:
     return isinstance(value, Mapping) and key in value
 
 
-def _reference(value: Any) -> str:
-    """A model as text, ``path@revision+lora@revision``, from text or the long form."""
-    if isinstance(value, str):
-        return value
-    if "path" in value:
-        revision = f"@{value['revision'].value}" if "revision" in value else ""
-        return f"{value['path'].value}{revision}"
-    lora = f"+{_reference(value['lora'].value)}" if "lora" in value else ""
-    return _reference(value["model"].value) + lora if "model" in value else ""
-
-
 def _required(parts: Sequence[Part], values: Mapping[str, Value], reader: _Reader) -> None:
     """A tensor without a weight, or a t, stops mergekit; here that is seen before."""
     required = {"slerp": ["t"], "nearswap": ["t"]}.get(reader.method.name, [])
@@ -324,40 +327,6 @@ def _dtype(read: Read, reader: _Reader) -> torch.dtype | None:
         return None
     dtype: torch.dtype = getattr(torch, found.value.removeprefix("torch."))
     return dtype
-
-
-def _files_from(read: Read, reader: _Reader) -> int | Literal["base"] | None:
-    """Whose config and tokenizer go along: of the model named for it, or the base."""
-    base = reader.base
-    found = read.get("tokenizer_source")
-    if found is None and base is None:
-        return None
-    wanted = base.reference if found is None and base is not None else ""
-    place = base.place if found is None and base is not None else Place()
-    if found is not None:
-        place, wanted = found.place, _reference(found.value)
-        if wanted == "union":
-            reader.problems.add(
-                place,
-                "tokenizers are not united; write `tokenizer_source: base` or the model whose "
-                "tokenizer fits all",
-            )
-            return None
-        if wanted == "base" and base is None:
-            reader.problems.add(place, "'base' is chosen, but there is no `base_model:`")
-            return None
-        wanted = base.reference if wanted == "base" and base is not None else wanted
-        reader.note(
-            f"the tokenizer of {wanted!r} goes along; rows of embeddings are merged by number and "
-            "not matched by token, so all models have to have its vocabulary"
-        )
-    references = [source.reference for source in reader.sources]
-    if wanted in references:
-        return references.index(wanted)
-    if base is not None and wanted == base.reference:
-        return BASE
-    reader.problems.add(place, f"{wanted!r} is none of the models that are merged")
-    return None
 
 
 def _note_gradients(recipe: Recipe, reader: _Reader) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from conjoin.recipes.forms import ByShape, Fields, Form, ListOf, TableOf
 from conjoin.recipes.mergekit_values import MergekitValue
-from conjoin.recipes.scalar_forms import Choice, LayerRange, Text
+from conjoin.recipes.scalar_forms import Choice, Flag, LayerRange, Text, Whole
 
 __all__ = ["MERGEKIT_FORM"]
 
@@ -35,6 +35,27 @@ _SLICES = ListOf(
     ),
     "slices",
 )
+_ROW = ByShape(
+    Text("a model"),
+    Fields(
+        {
+            "kind": Choice(("zero", "model_token")),
+            "model": ByShape(Text("a model"), Fields({"model": _PATH, "lora": _PATH}, "a model")),
+            "lora": _PATH,
+            "token": Text("a token"),
+            "token_id": Whole(),
+        },
+        "whose row it is",
+    ),
+)
+_TOKENIZER = Fields(
+    {
+        "source": _MODEL,
+        "tokens": TableOf(Fields({"source": _ROW, "force": Flag()}, "a token"), "{token: ...}"),
+        "pad_to_multiple_of": Whole(),
+    },
+    "a tokenizer",
+)
 _INPUTS: Mapping[str, Form] = {"models": _MODELS, "slices": _SLICES}
 MERGEKIT_FORM = Fields(
     {
@@ -46,13 +67,12 @@ MERGEKIT_FORM = Fields(
         "dtype": Choice(_DTYPES, "dtype"),
         "out_dtype": Choice(_DTYPES, "dtype"),
         "tokenizer_source": _MODEL,
+        "tokenizer": _TOKENIZER,
         "name": Text("a name"),
     },
     "a recipe of mergekit",
     ("merge_method",),
     {
-        "tokenizer": "tokenizers are not built, one is carried along whole: write "
-        "`tokenizer_source: base` or the model that has it",
         "chat_template": "the chat template is a part of the tokenizer that is carried along; "
         "change it in the result's files",
     },

@@ -12,7 +12,7 @@ from conjoin.recipes.forms import ByShape, Fields, Form, ListOf, Missing, TableO
 from conjoin.recipes.nodes import Node, ScalarNode
 from conjoin.recipes.parameters import parameter_forms, per_model_parameters
 from conjoin.recipes.problems import Problems
-from conjoin.recipes.scalar_forms import Choice, LayerRange, Size, Text, Whole
+from conjoin.recipes.scalar_forms import Choice, Flag, LayerRange, Size, Text, Whole
 
 __all__ = ["Choosing", "FreeText", "recipe_form"]
 
@@ -65,6 +65,24 @@ class FreeText:
         return {"type": ["string", "number", "boolean"]}
 
 
+def _vocabulary() -> Fields:
+    row = Fields(
+        {"from": Choosing(), "token": Text("a token"), "row": Whole(), "everywhere": Flag()},
+        "a row",
+        ("from",),
+    )
+    return Fields(
+        {
+            "of": Choosing(),
+            "tokens": TableOf(ByShape(Choosing(), row), "{token: model}"),
+            "multiple": Whole(),
+            "tensors": ListOf(Text("a pattern"), "patterns"),
+        },
+        "a vocabulary",
+        ("of",),
+    )
+
+
 def recipe_form(method: Method | None) -> Fields:
     """Give the form of a recipe.
 
@@ -108,6 +126,7 @@ def recipe_form(method: Method | None) -> Fields:
             "slices": ListOf(a_slice, "slices"),
             "arithmetic": Choice(("float32", "float64"), "dtype"),
             "dtype": Choice(_DTYPES, "dtype"),
+            "vocabulary": ByShape(Choosing(), _vocabulary()),
             "nonfinite": Choice(("refuse", "allow")),
             "seed": Whole(),
             "output": Fields(

@@ -17,6 +17,7 @@ from conjoin.checkpoints import (
 from conjoin.errors import ConjoinError
 from conjoin.recipes.problems import Problems
 from conjoin.recipes.recipe import Recipe, Source
+from conjoin.recipes.vocabulary import Matched, match_vocabulary
 from conjoin.streaming import NotedCheckpoint
 
 __all__ = ["Model", "Opened", "open_sources"]
@@ -33,12 +34,14 @@ class Opened:
         models: in the order of `Recipe.sources`; each takes note of what is read from it.
         base: the common ancestor, if there is one.
         files: of every model, the base last: those of its tensors, then that of its order of
-            units (``align:``), if it has one.
+            units (``align:``), if it has one, and that of its tokens (``vocabulary:``).
+        matched: how their rows are matched by token, if they are.
     """
 
     models: tuple[NotedCheckpoint, ...]
     base: NotedCheckpoint | None
     files: tuple[tuple[Path, ...], ...]
+    matched: Matched | None = None
 
     @property
     def everyone(self) -> tuple[NotedCheckpoint, ...]:
@@ -69,20 +72,28 @@ def open_sources(
         InputError: `given` is no mapping.
     """
     problems = Problems(str(recipe.path or ""))
-    found: list[NotedCheckpoint] = []
+    found: list[Checkpoint] = []
     files: list[tuple[Path, ...]] = []
     given = as_mapping(given, "given", "{reference: model}")
     for source in [*recipe.sources, *([] if recipe.base is None else [recipe.base])]:
         try:
-            opened = NotedCheckpoint(_open(recipe, source, given, headers_only))
+            opened = _open(recipe, source, given, headers_only)
             found.append(opened)
             files.append(opened.files if source.align is None else (*opened.files, source.align))
         except ConjoinError as error:
             problems.take(source.place, error)
     problems.raise_if_any()
+    matched = None
+    if recipe.vocabulary is not None:
+        matched = match_vocabulary(recipe, found, problems)
+        problems.raise_if_any()
+    if matched is not None:
+        found = list(matched.models)
+        files = [(*own, path) for own, path in zip(files, matched.files, strict=True)]
+    noted = [NotedCheckpoint(one) for one in found]
     count = len(recipe.sources)
-    base = found[count] if recipe.base is not None else None
-    return Opened(tuple(found[:count]), base, tuple(files))
+    base = noted[count] if recipe.base is not None else None
+    return Opened(tuple(noted[:count]), base, tuple(files), matched)
 
 
 def _open(

@@ -208,7 +208,9 @@ def make_plan(
     differences = check_agreement(recipe, opened, merged)
     notes += differences if carried else []
     rows = rows_of_vocabulary(recipe, opened, merged.specs)
-    if carried and rows is not None:
+    if opened.matched is not None:
+        notes += opened.matched.notes
+    elif carried and rows is not None:
         notes.append(
             f"config.json gets the vocab_size {rows[1]} of the result's embeddings; the tokenizer "
             f"that goes along is of a model with {rows[0]}: put the one that fits in its place"

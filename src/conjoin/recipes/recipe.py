@@ -17,10 +17,30 @@ from conjoin.recipes.parameters import per_model_parameters
 from conjoin.recipes.problems import Place
 from conjoin.recipes.values import Scalar, Value
 
-__all__ = ["BASE", "Keep", "KindRule", "OnlySome", "Output", "Part", "Recipe", "Source", "Use"]
+__all__ = [
+    "BASE",
+    "UNION",
+    "ZERO",
+    "Keep",
+    "KindRule",
+    "OnlySome",
+    "Output",
+    "Part",
+    "Recipe",
+    "Source",
+    "TokenRow",
+    "Use",
+    "Vocabulary",
+]
 
 BASE: Literal["base"] = "base"
 """What the base is called where a model is chosen by name."""
+
+UNION: Literal["union"] = "union"
+"""What the vocabulary of all models together is called."""
+
+ZERO: Literal["zero"] = "zero"
+"""What is said for the model of a token whose row is zero."""
 
 OnlySome = Literal["refuse", "keep", "drop"]
 
@@ -124,6 +144,56 @@ class Output:
 
 
 @dataclass(frozen=True)
+class TokenRow:
+    """Which row a token has in models that lack it.
+
+    Args:
+        source: number of a model, or BASE; None: zeros.
+        token: the token there whose row it is, or the number of that row; None for the same token.
+        everywhere: whether the models that have the token get that row too.
+        place: in the recipe.
+    """
+
+    source: int | Literal["base"] | None
+    token: str | int | None = None
+    everywhere: bool = False
+    place: Place = field(default=_NOWHERE, compare=False)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Rows of embeddings and heads are matched by the tokens that they are of.
+
+    Args:
+        of: whose tokens the result has: number of a model, BASE, or UNION, the tokens of all.
+        tokens: what is said of some tokens; None: that the result has it. Those that the
+            vocabulary lacks are added.
+        multiple: the number of rows is brought to a multiple of this.
+        tensors: patterns of what has a row for each token; () to find these by their names.
+        place: in the recipe.
+    """
+
+    of: int | Literal["base", "union"]
+    tokens: Mapping[str, TokenRow | None] = field(default_factory=dict)
+    multiple: int = 1
+    tensors: tuple[str, ...] = ()
+    place: Place = field(default=_NOWHERE, compare=False)
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain data that is equal for what means the same."""
+        tokens = {
+            token: None if row is None else [row.source, row.token, row.everywhere]
+            for token, row in self.tokens.items()
+        }
+        return {
+            "of": self.of,
+            "tokens": tokens,
+            "multiple": self.multiple,
+            "tensors": list(self.tensors),
+        }
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What to merge and how. `read_recipe` and `recipe_from` make one.
 
@@ -144,6 +214,7 @@ class Recipe:
         nonfinite: whether NaN and infinity are refused.
         seed: of random methods.
         output: see `Output`.
+        vocabulary: see `Vocabulary`; None if rows of embeddings are merged by their number.
         path: of the file, or None.
         folder: what relative paths start from.
         places: of the keys of the top level.
@@ -167,6 +238,7 @@ class Recipe:
     nonfinite: Literal["refuse", "allow"] = "refuse"
     seed: int = 0
     output: Output = field(default_factory=Output)
+    vocabulary: Vocabulary | None = None
     path: Path | None = field(default=None, compare=False)
     folder: Path = field(default_factory=Path, compare=False)
     places: Mapping[str, Place] = field(default_factory=dict, compare=False)
@@ -251,6 +323,7 @@ class Recipe:
             "dtype": None if self.dtype is None else str(self.dtype),
             "nonfinite": self.nonfinite,
             "seed": self.seed,
+            "vocabulary": None if self.vocabulary is None else self.vocabulary.canonical(),
             "output": {
                 "shard_size": self.output.shard_size,
                 "format": self.output.format,

@@ -213,5 +213,7 @@ def _carry(plan: Plan, place: Place) -> None:
     for name, path in plan.carried.items():
         target = place.result / name
         target.parent.mkdir(exist_ok=True)
-        content = adjusted(name, path.read_bytes(), plan.merged.specs, plan.recipe, before, rows)
+        specs, matched = plan.merged.specs, plan.opened.matched
+        entries = () if matched is None else matched.entries
+        content = adjusted(name, path.read_bytes(), specs, plan.recipe, before, rows, entries)
         write_bytes(target, content)

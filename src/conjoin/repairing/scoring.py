@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from conjoin.batches import Data, Inputs, batches, inputs_of, run_model, size_of
+from conjoin.batches import Data, Inputs, batches, inputs_of, read_logits, run_model, size_of
 from conjoin.errors import DataError, InputError
 from conjoin.evaluation import evaluating, outcomes
 
@@ -120,7 +120,8 @@ def score_by_agreement(sets: Sequence[Sequence[Inputs]], parents: Sequence[nn.Mo
 
 
 def _outputs(module: nn.Module, batch: Inputs) -> list[Tensor]:
-    leaves = [one for one in tree_leaves(run_model(module, batch)) if isinstance(one, Tensor)]
+    outputs = read_logits(run_model(module, batch))
+    leaves = [one for one in tree_leaves(outputs) if isinstance(one, Tensor)]
     found = [one.detach().double().cpu() for one in leaves if one.is_floating_point()]
     if not found:
         raise DataError(f"{type(module).__name__} gives no tensor of floating-point numbers")

@@ -1,0 +1,34 @@
+"""Files beside the weights of a model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from conjoin.checkpoints import Checkpoint
+
+__all__ = ["folder_of", "parsed_json", "read_beside"]
+
+
+def folder_of(checkpoint: Checkpoint) -> Path | None:
+    """Give the folder with the config of a model, or None where there is no config."""
+    # The first file is the model's own; those of an adapter come after it.
+    parents = [path.parent for path in checkpoint.files[:1]]
+    return parents[0] if parents and (parents[0] / "config.json").is_file() else None
+
+
+def read_beside(checkpoint: Checkpoint, name: str) -> bytes:
+    """Read a file beside a model's config; nothing if there is none."""
+    folder = folder_of(checkpoint)
+    try:
+        return b"" if folder is None else (folder / name).read_bytes()
+    except OSError:
+        return b""
+
+
+def parsed_json(content: bytes) -> dict[str, Any] | None:
+    """Give the object that a JSON file holds; None if it holds none."""
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return config if isinstance(config, dict) else None
