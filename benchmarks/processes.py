@@ -14,10 +14,11 @@ __all__ = ["Run", "anonymous", "timed"]
 
 @dataclass(frozen=True)
 class Run:
-    """What one process took: seconds of the clock and of all cores."""
+    """What one process took: seconds of the clock, of all cores, and of these in the system."""
 
     wall: float
     cpu: float
+    system: float
 
 
 def timed(command: Sequence[str]) -> Run:
@@ -31,7 +32,7 @@ def timed(command: Sequence[str]) -> Run:
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
-    return Run(wall, usage.ru_utime + usage.ru_stime)
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_stime)
 
 
 def anonymous(command: Sequence[str]) -> float:

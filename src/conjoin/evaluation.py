@@ -1,5 +1,6 @@
 """How good models are on named data sets: accuracy and loss, as records."""
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ class Outcomes:
 
     Args:
         loss: float64 [N]; cross-entropy in nats, or the mean squared error of a regression.
-        targets: [N, ...], as the data gave them.
+        targets: [N, ...], as the data gave them; [N] where examples have several.
         prediction: int64 [N], the likeliest class; None for a regression.
         confidence: float32 [N], the probability of that class; None for a regression.
     """
@@ -82,8 +83,9 @@ def evaluate(
 
     A model may have a class at each of many places, as of tokens or pixels: labels are int64
     [B, ...] then, outputs [B, ..., classes] or [B, classes, ...], and each place counts as an
-    example, but those of label -100. So a language model that gives ``logits`` is measured with
-    ``({"input_ids": ids[:, :-1]}, ids[:, 1:])``; its perplexity is ``exp(loss)``.
+    example, but those of label -100 (of [B, ...] alone). So a language model that gives ``logits``
+    is measured with ``({"input_ids": ids[:, :-1]}, ids[:, 1:])``; its perplexity is ``exp(loss)``.
+    Its outputs take a lot of memory: choose `batch_size` by that.
 
     Args:
         models: name -> module, sequence of modules, or ``{task: module or sequence}``, for models
@@ -217,25 +219,37 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _of_batch(members: Sequence[nn.Module], inputs: Inputs, targets: Tensor, task: str) -> Outcomes:
-    outputs = [_outputs(member, inputs, task) for member in members]
-    if len({output.shape for output in outputs}) > 1:
-        shapes = ", ".join(str(list(output.shape)) for output in outputs)
-        raise DataError(f"on {task!r}, the members of an ensemble have outputs {shapes}")
+    each = _each_output(members, inputs, task)
     if targets.is_floating_point():
-        return _regression(torch.stack(outputs).mean(0), targets, task)
-    labels = targets.to(outputs[0].device)
-    logs = [_at_places(output, labels, task).log_softmax(1) for output in outputs]
-    labels = labels.flatten()
-    if targets.dim() > 1:
-        there = labels != _NO_LABEL
-        labels, logs = labels[there], [log[there] for log in logs]
-    log_mean = logs[0]
-    if len(logs) > 1:
-        log_mean = torch.stack(logs).logsumexp(0) - torch.log(torch.tensor(float(len(members))))
+        return _regression(torch.stack(list(each)).mean(0), targets, task)
+    labels, log_mean = targets, None
+    for output in each:
+        output = _at_places(output, targets, task)
+        labels = targets.to(output.device).flatten()
+        if targets.dim() > 1 and not (there := labels != _NO_LABEL).all():
+            labels, output = labels[there], output[there]
+        log = output.log_softmax(1)
+        log_mean = log if log_mean is None else torch.logaddexp(log_mean, log)
+    assert log_mean is not None  # there are members
+    log_mean -= math.log(len(members))
     _check_labels(labels, log_mean, task)
     confidence, prediction = log_mean.max(1)
     loss = F.nll_loss(log_mean, labels, reduction="none").double()
     return Outcomes(loss.cpu(), labels.cpu(), prediction.cpu(), confidence.exp().cpu())
+
+
+def _each_output(members: Sequence[nn.Module], inputs: Inputs, task: str) -> Iterator[Tensor]:
+    """Run one member after the other: outputs of language models are large."""
+    first: torch.Size | None = None
+    for member in members:
+        output = _outputs(member, inputs, task)
+        first = first or output.shape
+        if output.shape != first:
+            raise DataError(
+                f"on {task!r}, the members of an ensemble have outputs {list(first)}, "
+                f"{list(output.shape)}"
+            )
+        yield output
 
 
 def _outputs(member: nn.Module, inputs: Inputs, task: str) -> Tensor:
@@ -269,6 +283,8 @@ def _at_places(outputs: Tensor, labels: Tensor, task: str) -> Tensor:
             f"{list(outputs.shape)} and {labels.dtype} labels {list(labels.shape)}"
         )
     moved = outputs if last else outputs.movedim(1, -1)
+    if not moved.shape[-1]:
+        raise DataError(f"on {task!r}, outputs {list(outputs.shape)} have no classes")
     return moved.reshape(-1, moved.shape[-1])
 
 

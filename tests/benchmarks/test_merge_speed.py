@@ -101,7 +101,7 @@ def test_every_method_has_a_recipe_that_conjoin_reads(benchmark, llama, tmp_path
 
 def test_ratios_are_of_the_same_round(benchmark, processes):
     def runs(*walls: float):
-        return [processes.Run(wall, 2 * wall) for wall in walls]
+        return [processes.Run(wall, 2 * wall, wall) for wall in walls]
 
     # The second round is ten times slower for all, and changes no ratio.
     found = {

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, Kind, MemoryCheckpoint, Spec
+from conjoin.checkpoints import Checkpoint, Kind, MemoryCheckpoint, Spec, save
+from conjoin.checkpoints.safetensors_file import SafetensorsFile
 from conjoin.errors import InputError
 
 
@@ -77,3 +78,17 @@ def test_unknown_names_get_the_closest() -> None:
 def test_read_only() -> None:
     with pytest.raises(TypeError):
         Counting()["fc.weight"] = torch.zeros(2, 3)  # type: ignore[index]
+
+
+def test_blocks_are_what_a_subclass_reads(tmp_path) -> None:
+    path = save({"w": torch.arange(6.0)}, tmp_path / "w.safetensors")
+
+    class Doubled(SafetensorsFile):
+        def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+            return 2 * super().read(name, start, stop)
+
+    class Named(Doubled):
+        """Says nothing of reading."""
+
+    for kind in (Doubled, Named):
+        assert [block.tolist() for block in kind(path).blocks("w", 1, 6, 4)] == [[2, 4, 6], [8, 10]]

@@ -3,6 +3,8 @@
 import io
 import os
 import threading
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,3 +148,19 @@ def test_reading_fills_memory_or_says_that_the_file_ends(tmp_path, monkeypatch, 
         assert not read_into(file, memoryview(target), 61)
         assert read_into(file, memoryview(target)[:0], 1000)
     assert file.closed
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_blocks_of_many_files_at_once_hold_few_open(tmp_path, kept):
+    descriptors_ = Path("/proc/self/fd")
+    if not descriptors_.is_dir():
+        pytest.skip("this system does not list open files")
+    paths = [save({"w": torch.arange(9.0) + k}, tmp_path / f"{k}.safetensors") for k in range(30)]
+    models = [open_checkpoint(path) for path in paths]
+    before = len(list(descriptors_.iterdir()))
+    with files_kept_open() if kept else nullcontext():
+        streams = [model.blocks("w", 0, 9, 2) for model in models]
+        for at in range(0, 9, 2):
+            blocks = [next(stream)[0].item() for stream in streams]
+            assert blocks == [at + k for k in range(30)]
+            assert len(list(descriptors_.iterdir())) - before <= (8 if kept else 0)

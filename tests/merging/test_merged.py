@@ -254,3 +254,24 @@ def test_wrapped_files_merge_with_plain_ones(tmp_path, all_bits, wrap):
     torch.save(state(1), plain)
     torch.save(wrap(state(2)), wrapped)
     assert all_bits(merge([plain, wrapped])) == all_bits(merge([state(1), state(2)]))
+
+
+class Reader(MemoryCheckpoint):
+    """Reads into one tensor, again and again."""
+
+    def __init__(self, state):
+        super().__init__(state)
+        self._room = torch.empty(0)
+
+    def read(self, name, start=0, stop=None):
+        found = super().read(name, start, stop)
+        return self._room.resize_(found.shape).copy_(found)
+
+
+def test_a_checkpoint_may_read_into_the_same_tensor_again(tmp_path, bits):
+    generator = torch.Generator().manual_seed(0)
+    states = [{"w": torch.randn(3 * BLOCK + 1000, generator=generator)} for _ in range(2)]
+    expected = merge([MemoryCheckpoint(state) for state in states])["w"]
+    assert bits(merge([Reader(state) for state in states])["w"]) == bits(expected)
+    parts = merge([Reader(state) for state in states]).blocks("w", 0, len(expected), BLOCK)
+    assert bits(torch.cat([part.clone() for part in parts])) == bits(expected)

@@ -11,7 +11,7 @@ from token_models import WIDTH, by_token, entry, tokenizer, write
 
 from conjoin.checkpoints import open_checkpoint, save
 from conjoin.errors import RecipeError
-from conjoin.recipes import Options, make_plan, read_recipe, recipe_from, run_plan
+from conjoin.recipes import Options, make_plan, recipe_from, run_plan
 
 some = settings(
     deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -141,6 +141,9 @@ def test_any_vocabularies_against_token_by_token(
     assert json.loads((folder / "out" / "config.json").read_text())["vocab_size"] == len(
         found[EMBED]
     )
+    tokenizers = pytest.importorskip("tokenizers")
+    loaded = tokenizers.Tokenizer.from_file(str(folder / "out" / "tokenizer.json"))
+    assert loaded.get_vocab() == numbers
 
 
 def test_rows_without_a_token_are_kept_and_filled(tmp_path):
@@ -246,6 +249,59 @@ def test_the_result_is_loaded_by_transformers(tmp_path):
     assert torch.equal(network.get_input_embeddings().weight[4:], b.lm_head.weight[2:])
 
 
+def test_a_part_of_text_that_is_a_token_of_its_own_elsewhere_becomes_one(tmp_path):
+    # As where a reserved token of the base was made a token of chats.
+    write(tmp_path, "a", ["u", "reserved", "v"])
+    write(tmp_path, "b", ["u", "v"], ["reserved"])
+    _, numbers = _run(_plan(tmp_path, vocabulary="union"), tmp_path / "out")
+    assert numbers == {"u": 0, "reserved": 1, "v": 2}
+    said = json.loads((tmp_path / "out" / "tokenizer.json").read_text())["added_tokens"]
+    assert said == [entry("reserved", 1)]
+
+
+def test_the_tokenizer_of_an_adapter_is_that_of_its_model(tmp_path):
+    base = write(tmp_path, "base", "uv", spare=2)
+    write(tmp_path, "c", "uv", ["<y>"])
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "modules_to_save": ["embed_tokens"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    trained = torch.arange(4 * WIDTH).view(4, WIDTH).float()
+    saved = {"base_model.model.model.embed_tokens.weight": trained}
+    save(saved, folder / "adapter_model.safetensors")
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer("uv", ["<x>", "<y>"])))
+    plan = _plan(tmp_path, models=["base+lora", "c"], vocabulary="union")
+    found, numbers = _run(plan, tmp_path / "out")
+    assert numbers == {"u": 0, "v": 1, "<x>": 2, "<y>": 3}
+    assert torch.equal(found[EMBED][2], trained[2])
+    c = dict(open_checkpoint(tmp_path / "c").items())
+    torch.testing.assert_close(found[EMBED][3], (trained[3] + c[EMBED][2]) / 2)
+    assert not torch.equal(found[EMBED][2], base[EMBED][2])
+
+
+def test_a_head_with_other_rows_than_the_embedding_is_refused(tmp_path):
+    for name in "ab":
+        tensors = write(tmp_path, name, "uvw")
+        tensors[HEAD] = torch.zeros(8, WIDTH)
+        save(tensors, tmp_path / name / "model.safetensors", overwrite=True)
+    with pytest.raises(RecipeError, match="no embedding, or several with other numbers of rows"):
+        _plan(tmp_path, vocabulary="union")
+
+
+def test_what_is_not_written_is_told(tmp_path):
+    write(tmp_path, "a", "uvw")
+    write(tmp_path, "b", "uvw", ["<x>"])
+    recipe = recipe_from(
+        {"method": "mean", "models": ["a", "b"], "vocabulary": "union"}, folder=tmp_path
+    )
+    told = "\n".join(make_plan(recipe, single="out.safetensors").notes)
+    assert "out.safetensors is one file, without the tokenizer that has the new tokens" in told
+    assert "vocab_size" not in "\n".join(make_plan(recipe).notes)
+    (tmp_path / "a" / "config.json").write_text('{"text_config": {"model_type": "x"}}')
+    told = "\n".join(make_plan(recipe).notes)
+    assert "config.json does not have 3 as vocab_size; the result has 4 rows" in told
+
+
 def test_what_was_done_is_told(tmp_path):
     write(tmp_path, "a", "uvw")
     write(tmp_path, "b", ["u", "hello"], ["<x>"])
@@ -254,6 +310,7 @@ def test_what_was_done_is_told(tmp_path):
         "matched by token: 5 tokens in 5 rows, those of model 0 (a) and 2 more: 'hello', " in told
     )
     assert "1 of the new tokens are parts of text" in told
+    assert "before it is divided" in told
     assert "model 1 (b) lacks 2 of the tokens" in told
     assert "other numbers" not in told
     told = "\n".join(_plan(tmp_path, vocabulary="a").notes)
@@ -279,12 +336,16 @@ def test_tokenizers_are_a_part_of_what_a_result_is_made_of(tmp_path):
         ("c", "unknown model 'c'"),
         ({"of": "base"}, "'base' is chosen, but the recipe has no base"),
         ({"tokens": {}}, "needs the key 'of'"),
-        ({"of": "a", "multiple": 0}, "whole number of at least 1"),
+        ({"of": "a", "multiple": 0}, "whole number from 1 to 65536"),
         ({"of": "a", "tokens": {"u": {"from": "b", "token": "nope"}}}, "has no token 'nope'"),
         ({"of": "a", "tokens": {"u": {"from": "b", "row": 3}}}, "has 3 rows, and none 3"),
         ({"of": "a", "tokens": {"q": "b"}}, "has no token 'q'"),
+        ({"of": "a", "tokens": {"q": {"from": "zero", "token": "u"}}}, "is of no token; leave out"),
+        ({"of": "a", "tokens": {"\ud800": "zero"}}, "is no text that a file can hold"),
+        ({"of": "a", "tokens": {"": "zero"}}, "is no text that a file can hold"),
+        ({"of": "a", "multiple": 10**10}, "whole number from 1 to 65536"),
         ({"of": "a", "tokens": {"u": {"from": "b", "token": "u", "row": 0}}}, "leave out one"),
-        ({"of": "a", "tensors": ["nothing.*"]}, "has no a tensor that matches nothing"),
+        ({"of": "a", "tensors": ["nothing.*"]}, "has no tensor that matches nothing"),
     ],
 )
 def test_what_does_not_fit_is_said(tmp_path, vocabulary, message):
@@ -323,63 +384,3 @@ def test_a_tensor_that_may_be_of_tokens_is_not_passed_over(tmp_path):
     assert plan.merged["strange.scores"].tolist() == [0.5, 0.5, 2, 3, 4]
     plan = _plan(tmp_path, vocabulary={"of": "a", "tensors": patterns[:2]})
     assert plan.merged["strange.scores"].tolist() == [0, 1, 2, 3, 4]
-
-
-MERGEKIT = """
-merge_method: task_arithmetic
-base_model: base
-models: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]
-dtype: float32
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("tokenizer_source: union", ("union", {}, 1)),
-        ("tokenizer_source: base", ("base", {}, 1)),
-        ("tokenizer_source: b", (1, {}, 1)),
-        ("tokenizer: {source: {model: a}}", (0, {}, 1)),
-        ("tokenizer: {pad_to_multiple_of: 8}", ("union", {}, 8)),
-        (
-            "tokenizer: {source: base, tokens: {<x>: {source: a}, <y>: {source: {kind: zero}}, "
-            "<z>: {source: {kind: model_token, model: b, token: v}, force: true}, "
-            "<w>: {source: {kind: model_token, model: {model: {path: a}}, token_id: 1}}, "
-            "<v>: {force: false}}}",
-            (
-                "base",
-                {
-                    "<x>": [0, None, False],
-                    "<y>": [None, None, False],
-                    "<z>": [1, "v", True],
-                    "<w>": [0, 1, False],
-                    "<v>": None,
-                },
-                1,
-            ),
-        ),
-    ],
-)
-def test_recipes_of_mergekit(tmp_path, text, expected):
-    path = tmp_path / "recipe.yml"
-    path.write_text(MERGEKIT + text)
-    said = read_recipe(path).canonical()["vocabulary"]
-    assert (said["of"], said["tokens"], said["multiple"]) == expected
-    path.write_text(MERGEKIT)
-    assert read_recipe(path).canonical()["vocabulary"] is None
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("tokenizer_source: base\ntokenizer: {source: base}", "say the same; leave out one"),
-        ("tokenizer_source: nobody", "'nobody' is none of the models"),
-        ("tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}", "needs one of `tok"),
-        ("tokenizer: {sauce: base}", "unknown key 'sauce'"),
-    ],
-)
-def test_recipes_of_mergekit_that_are_wrong(tmp_path, text, message):
-    path = tmp_path / "recipe.yml"
-    path.write_text(MERGEKIT + text)
-    with pytest.raises(RecipeError, match=message):
-        read_recipe(path)

@@ -199,7 +199,8 @@ class Between:
         sizes = [term.size for term in example.terms]
         if not isinstance(self.loss, str) and len(sizes) == 1:
             return _scalar(self.loss(outputs, example.terms[0].batch))
-        outputs = read_logits(outputs)
+        if isinstance(self.loss, str):
+            outputs = read_logits(outputs)
         if not isinstance(outputs, Tensor) or outputs.dim() == 0 or len(outputs) != sum(sizes):
             found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InputError(

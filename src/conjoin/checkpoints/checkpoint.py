@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,6 +45,12 @@ class Checkpoint(Mapping[str, Tensor], ABC):
     Traceback (most recent call last):
     KeyError: "no tensor 'b' in ones, which has 1"
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # Blocks are what `read` gives: they must not go on coming from the class above.
+        if "read" in cls.__dict__ and "blocks" not in cls.__dict__:
+            cls.blocks = Checkpoint.blocks  # type: ignore[method-assign]
 
     @property
     @abstractmethod
@@ -109,8 +116,8 @@ class Checkpoint(Mapping[str, Tensor], ABC):
     def blocks(self, name: str, start: int, stop: int, size: int) -> Iterator[Tensor]:
         """Yield the elements `start:stop` of a tensor, cut at the multiples of `size`.
 
-        A block is valid until the next one is asked for: that may be the same tensor, contiguous
-        and on the CPU then, with other numbers.
+        A block is valid until the next one is asked for: that may be the same tensor with other
+        numbers.
 
         Raises:
             KeyError: no tensor has this name.

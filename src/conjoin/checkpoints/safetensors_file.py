@@ -132,14 +132,18 @@ class SafetensorsFile(Checkpoint):
         most, itemsize = min(size, stop - start), entry.dtype.itemsize
         room = torch.empty(most, dtype=entry.dtype)
         target = room.view(torch.uint8).numpy().data
-        with self._opened() as file:
-            self._check(file)
-            for begin, end in cut_at_multiples(start, stop, size):
-                count = end - begin
+        last = None
+        for begin, end in cut_at_multiples(start, stop, size):
+            count = end - begin
+            # Not held open between blocks, but by `files_kept_open`: there may be many models.
+            with self._opened() as file:
+                if file is not last:
+                    self._check(file)
                 self._read_into(file, target[: count * itemsize], entry, begin, name)
                 if end == stop:
                     self._check(file)
-                yield room if count == most else room[:count]
+                last = file
+            yield room if count == most else room[:count]
 
     def _read_into(
         self, file: io.FileIO, target: memoryview, entry: Entry, start: int, name: str

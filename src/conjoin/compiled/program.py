@@ -154,7 +154,8 @@ class Run:
 
     def __init__(self, program: Program) -> None:
         self._program, self._library = program, load_library()
-        self._known = list[Tensor]()  # whose addresses are known, and are still theirs
+        self._known = list[Tensor]()
+        self._addresses = list[int]()  # of these
         self._size, self._result, self._held = -1, _NOTHING, list[Tensor]()
         self._sums = torch.zeros(program.sums, dtype=torch.float64, device="cpu")
         self._inputs: ctypes.Array[ctypes.c_void_p] = (ctypes.c_void_p * 0)()
@@ -168,8 +169,7 @@ class Run:
         if generator is not None:
             for draw in self._program.draws:
                 given += draw(generator, inputs[0].numel())
-        same = len(given) == len(self._known) and all(map(operator.is_, given, self._known))
-        if not same and not self._prepare(given):
+        if not self._are_known(given) and not self._prepare(given):
             return None
         assert self._library is not None
         self._sums.zero_()
@@ -181,6 +181,15 @@ class Run:
             return None
         return self._sums if self._program.result is None else self._result
 
+    def _are_known(self, given: Sequence[Tensor]) -> bool:
+        """Whether the inputs are those of the last call, where they were, and as large."""
+        return (
+            len(given) == len(self._known)
+            and all(map(operator.is_, given, self._known))
+            and given[0].numel() == self._size
+            and [tensor.data_ptr() for tensor in given] == self._addresses
+        )
+
     def _prepare(self, given: Sequence[Tensor]) -> bool:
         """Note where the inputs are; False if they are not those that the program is for."""
         size, dtypes = given[0].numel(), self._program.dtypes
@@ -191,11 +200,11 @@ class Run:
             if (tensor.dtype, tensor.device.type, tensor.numel()) != (dtype, "cpu", wanted):
                 return False
         self._held = [_plain(tensor) for tensor in given]
-        addresses = [tensor.data_ptr() for tensor in self._held]
+        self._addresses = [tensor.data_ptr() for tensor in self._held]
         # What a copy was made of may have other numbers the next time.
-        lasting = addresses == [tensor.data_ptr() for tensor in given]
+        lasting = self._addresses == [tensor.data_ptr() for tensor in given]
         self._known = [*given] if lasting else []
-        self._inputs = (ctypes.c_void_p * len(given))(*addresses)
+        self._inputs = (ctypes.c_void_p * len(given))(*self._addresses)
         if self._program.result is not None and size != self._size:
             self._result = torch.empty(size, dtype=self._program.result, device="cpu")
             self._outputs[0] = self._result.data_ptr()

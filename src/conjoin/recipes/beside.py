@@ -6,7 +6,7 @@ from typing import Any
 
 from conjoin.checkpoints import Checkpoint
 
-__all__ = ["folder_of", "parsed_json", "read_beside"]
+__all__ = ["folder_of", "folder_of_tokenizer", "parsed_json", "read_beside"]
 
 
 def folder_of(checkpoint: Checkpoint) -> Path | None:
@@ -14,6 +14,20 @@ def folder_of(checkpoint: Checkpoint) -> Path | None:
     # The first file is the model's own; those of an adapter come after it.
     parents = [path.parent for path in checkpoint.files[:1]]
     return parents[0] if parents and (parents[0] / "config.json").is_file() else None
+
+
+def folder_of_tokenizer(checkpoint: Checkpoint, name: str) -> Path | None:
+    """Give the folder with a model's tokenizer: that of its adapter, if that has one.
+
+    Args:
+        checkpoint: the model.
+        name: of the file that is looked for.
+    """
+    folder = folder_of(checkpoint)
+    if folder is None:
+        return None
+    adapters = {p.parent for p in checkpoint.files if p.name == "adapter_config.json"}
+    return next((one for one in (*adapters, folder) if (one / name).is_file()), None)
 
 
 def read_beside(checkpoint: Checkpoint, name: str) -> bytes:

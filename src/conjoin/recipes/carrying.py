@@ -9,12 +9,12 @@ import torch
 
 from conjoin.checkpoints import Checkpoint, carried_files
 from conjoin.errors import ConjoinError, RecipeError
-from conjoin.recipes.beside import folder_of, parsed_json
+from conjoin.recipes.beside import folder_of, folder_of_tokenizer, parsed_json
 from conjoin.recipes.layers import Stack, find_layers, senses_of
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import BASE, UNION, Recipe
+from conjoin.recipes.speakers import EMBEDDINGS
 from conjoin.recipes.tokens import TOKENIZER, with_decoded_tokens, with_tokens
-from conjoin.recipes.vocabulary import EMBEDDINGS
 
 __all__ = [
     "Rows",
@@ -24,6 +24,7 @@ __all__ = [
     "layers_before",
     "rows_of_vocabulary",
     "unclear_config",
+    "unclear_vocabulary",
 ]
 
 _LAYER_COUNTS = (
@@ -40,6 +41,10 @@ _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
 _PER_LAYER = ("layer_types", "no_rope_layers")
 """Lists with an entry for each layer."""
 _DTYPES = ("torch_dtype", "dtype")
+_OF_TOKENIZERS = (
+    *(TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "chat_template.jinja",
+)
 
 
 def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[str]]:
@@ -72,6 +77,9 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
         found = {str(path.relative_to(folder)): path for path in carried_files(folder)}
     except ConjoinError as error:
         raise RecipeError(f"{recipe.output.place}: {error}") from error
+    spoken = folder_of_tokenizer(checkpoint, TOKENIZER)
+    if recipe.vocabulary is not None and spoken is not None:
+        found |= {name: spoken / name for name in _OF_TOKENIZERS if (spoken / name).is_file()}
     count = f"{len(found)} file{'' if len(found) == 1 else 's'}"
     told = [f"config, tokenizer and the like ({count}) come from {where}"] if found else []
     return found, told
@@ -145,6 +153,19 @@ def rows_of_vocabulary(recipe: Recipe, opened: Opened, specs: Mapping[str, Any])
     if any(len(one) != 1 for one in counts) or counts[0] == counts[1]:
         return None
     return counts[0].pop(), counts[1].pop()
+
+
+def unclear_vocabulary(carried: Mapping[str, Path], rows: Rows | None) -> list[str]:
+    """Say so if the number of rows changes and the config does not say what it was."""
+    if rows is None or "config.json" not in carried:
+        return []
+    config = parsed_json(carried["config.json"].read_bytes())
+    if config is None or any(found.get("vocab_size") == rows[0] for _, found in _configs(config)):
+        return []
+    return [
+        f"config.json does not have {rows[0]} as vocab_size; the result has {rows[1]} rows: write "
+        "it there before you load it"
+    ]
 
 
 def adjusted(

@@ -6,11 +6,14 @@ from typing import Any, Literal
 from conjoin.recipes.forms import Found
 from conjoin.recipes.problems import Place, Problems, unknown
 from conjoin.recipes.recipe import BASE, UNION, ZERO, Source, TokenRow, Vocabulary
+from conjoin.recipes.tokens import is_text
 
 __all__ = ["choose", "default_name", "read_vocabulary"]
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _NOTHING: Found[Any] = Found(None, Place())
+_MOST = 1 << 16
+"""Of what the number of rows may be a multiple."""
 
 Read = Mapping[str, Found[Any]]
 
@@ -83,9 +86,11 @@ def read_vocabulary(
     def row_of(said: Found[Any]) -> TokenRow:
         own: Read = said.value if isinstance(said.value, Mapping) else {"from": said}
         source = own.get("from", Found(0, said.place))
+        taken = own.get("token", own.get("row", _NOTHING)).value
         if "token" in own and "row" in own:
             problems.add(said.place, "`token` and `row` both say which row is meant; leave out one")
-        taken = own.get("token", own.get("row", _NOTHING)).value
+        if source.value == ZERO and taken is not None:
+            problems.add(said.place, "a row of zeros is of no token; leave out `token` and `row`")
         everywhere = own.get("everywhere", Found(False, said.place)).value
         named = {one.name for one in sources}
         number = None if source.value == ZERO not in named else chosen_by(source)
@@ -100,12 +105,15 @@ def read_vocabulary(
             "says another; leave it out",
         )
     multiple = table.get("multiple", Found(1, found.place))
-    if multiple.value < 1:
-        problems.add(multiple.place, "expected a whole number of at least 1")
+    if not 1 <= multiple.value <= _MOST:
+        problems.add(multiple.place, f"expected a whole number from 1 to {_MOST}")
+    for token in tokens:
+        if not is_text(token):
+            problems.add(tokens[token].place, f"{token!r} is no text that a file can hold")
     return Vocabulary(
         of=whose,
         tokens={token: row_of(said) for token, said in tokens.items()},
-        multiple=max(1, multiple.value),
+        multiple=min(max(1, multiple.value), _MOST),
         tensors=tuple(one.value for one in table.get("tensors", _NOTHING).value or ()),
         place=found.place,
     )

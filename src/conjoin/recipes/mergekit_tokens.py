@@ -57,12 +57,15 @@ def vocabulary_of(read: Read, chooser: Chooser) -> Vocabulary | None:
     of: int | Literal["base", "union"] = UNION
     if reference_of(found.value) != UNION:
         of = chooser.choose(reference_of(found.value), found.place)
+    base = None if chooser.base is None else chooser.base.reference
+    listed = [source.reference for source in chooser.sources]
     tokens = table.value.get("tokens", Found({}, table.place)).value
     multiple = table.value.get("pad_to_multiple_of", Found(1, table.place)).value
     return Vocabulary(
         of=of,
         tokens={token: _row_of(said, chooser) for token, said in tokens.items()},
         multiple=max(1, multiple),
+        preferred=listed.index(base) if base in listed else None,
         place=found.place,
     )
 

@@ -21,6 +21,7 @@ from conjoin.recipes.carrying import (
     layers_before,
     rows_of_vocabulary,
     unclear_config,
+    unclear_vocabulary,
 )
 from conjoin.recipes.identity import identify, sha256_of
 from conjoin.recipes.opening import Model, Opened, open_sources
@@ -208,8 +209,14 @@ def make_plan(
     differences = check_agreement(recipe, opened, merged)
     notes += differences if carried else []
     rows = rows_of_vocabulary(recipe, opened, merged.specs)
+    notes += unclear_vocabulary(carried, rows)
     if opened.matched is not None:
         notes += opened.matched.notes
+        if single is not None and opened.matched.entries:
+            notes.append(
+                f"{single} is one file, without the tokenizer that has the new tokens; write a "
+                "folder to have it"
+            )
     elif carried and rows is not None:
         notes.append(
             f"config.json gets the vocab_size {rows[1]} of the result's embeddings; the tokenizer "

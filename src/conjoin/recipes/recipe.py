@@ -170,6 +170,7 @@ class Vocabulary:
             vocabulary lacks are added.
         multiple: the number of rows is brought to a multiple of this.
         tensors: patterns of what has a row for each token; () to find these by their names.
+        preferred: number of the model whose row a token gets if several have it; None: the base.
         place: in the recipe.
     """
 
@@ -177,6 +178,7 @@ class Vocabulary:
     tokens: Mapping[str, TokenRow | None] = field(default_factory=dict)
     multiple: int = 1
     tensors: tuple[str, ...] = ()
+    preferred: int | None = None
     place: Place = field(default=_NOWHERE, compare=False)
 
     def canonical(self) -> dict[str, Any]:
@@ -190,6 +192,7 @@ class Vocabulary:
             "tokens": tokens,
             "multiple": self.multiple,
             "tensors": list(self.tensors),
+            "preferred": self.preferred,
         }
 
 

@@ -16,37 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conjoin.checkpoints import Checkpoint, Spec
-from conjoin.recipes.beside import folder_of, parsed_json, read_beside
+from conjoin.checkpoints import Checkpoint
 from conjoin.recipes.matched_rows import MatchedRows, Origins
 from conjoin.recipes.problems import Problems
-from conjoin.recipes.recipe import BASE, UNION, Recipe, Source, TokenRow, Vocabulary
-from conjoin.recipes.tokens import TOKENIZER, added_tokens, entry_of, numbers_of
-from conjoin.recipes.values import matches
+from conjoin.recipes.recipe import BASE, UNION, Recipe, TokenRow, Vocabulary
+from conjoin.recipes.speakers import Speaker, look_at
+from conjoin.recipes.tokens import entry_of, next_number
 
-__all__ = ["EMBEDDINGS", "Matched", "match_vocabulary"]
+__all__ = ["Matched", "match_vocabulary"]
 
-EMBEDDINGS = (
-    "embed_tokens.weight",
-    "word_embeddings.weight",
-    "wte.weight",
-    "embed_in.weight",
-    "shared.weight",
-)
-"""Ends of the names of embeddings of tokens."""
-_HEADS = (
-    "lm_head.weight",
-    "lm_head.bias",
-    "lm_head.decoder.weight",
-    "lm_head.decoder.bias",
-    "embed_out.weight",
-    "predictions.decoder.weight",
-    "predictions.decoder.bias",
-    "predictions.bias",
-    "vocab_projector.weight",
-    "vocab_projector.bias",
-)
-"""Ends of the names of what has an output for each token."""
 _SHOWN = 5
 
 
@@ -59,6 +37,7 @@ class Matched:
         rows: of embeddings, in the model whose tokenizer goes along and in the result.
         entries: what has to be added to that tokenizer.
         files: what the tokens were read from, of every model.
+        carrier: number of the model whose tokenizer goes along.
         notes: what should be told.
     """
 
@@ -66,28 +45,8 @@ class Matched:
     rows: tuple[int, int]
     entries: tuple[Mapping[str, Any], ...]
     files: tuple[Path, ...]
+    carrier: int
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Model:
-    """What is known of one model.
-
-    Args:
-        label: for messages.
-        listed: token -> its number in the tokenizer.
-        numbers: the same of those that have a row.
-        added: entries of tokens that were added, by token, of those that have a row.
-        names: of tensors with a row for each token.
-        rows: how many.
-    """
-
-    label: str
-    listed: Mapping[str, int]
-    numbers: Mapping[str, int]
-    added: Mapping[str, Mapping[str, Any]]
-    names: tuple[str, ...]
-    rows: int
 
 
 def match_vocabulary(
@@ -104,7 +63,7 @@ def match_vocabulary(
     assert asked is not None
     sources = [*recipe.sources, *([] if recipe.base is None else [recipe.base])]
     known = [
-        _look_at(model, source, number, asked, recipe, problems)
+        look_at(model, source, number, asked, recipe, problems)
         for number, (model, source) in enumerate(zip(models, sources, strict=True))
     ]
     if any(one is None for one in known):
@@ -112,11 +71,14 @@ def match_vocabulary(
     everyone = [one for one in known if one is not None]
     base = len(recipe.sources) if recipe.base is not None else None
     carrier = _carrier(recipe, base)
+    preferred = base if asked.preferred is None else asked.preferred
     numbers, entries, plain = _result(everyone, carrier, asked)
     rows = max(everyone[carrier].rows, 1 + max(numbers.values(), default=-1))
+    if not _are_usual(numbers, everyone, carrier, asked, problems):
+        return None
     rows = -(-rows // asked.multiple) * asked.multiple
     own = [_own_rows(one, numbers, rows) for one in everyone]
-    origins = _origins(everyone, own, numbers, carrier, base, asked, problems)
+    origins = _origins(everyone, own, numbers, carrier, preferred, base, asked, problems)
     _check_shapes(models, everyone, origins, asked, problems)
     if len(problems):
         return None
@@ -126,12 +88,12 @@ def match_vocabulary(
         else MatchedRows(models, number, everyone[number].names, origins[number])
         for number, model in enumerate(models)
     ]
-    files = [folder / TOKENIZER for model in models if (folder := folder_of(model)) is not None]
     return Matched(
         tuple(seen),
         (everyone[carrier].rows, rows),
         tuple(entries),
-        tuple(files),
+        tuple(one.path for one in everyone),
+        carrier,
         tuple(_notes(everyone, carrier, numbers, rows, plain)),
     )
 
@@ -146,68 +108,8 @@ def _carrier(recipe: Recipe, base: int | None) -> int:
     return base if chosen == BASE and base is not None else int(chosen)
 
 
-def _look_at(
-    model: Checkpoint,
-    source: Source,
-    number: int,
-    asked: Vocabulary,
-    recipe: Recipe,
-    problems: Problems,
-) -> _Model | None:
-    which = f"model {number}" if number < len(recipe.sources) else "the base"
-    label = f"{which} ({source.reference})"
-    tokenizer = parsed_json(read_beside(model, TOKENIZER)) or {}
-    numbers = numbers_of(tokenizer)
-    if not numbers:
-        problems.add(
-            source.place,
-            f"rows are matched by token, and {label} has no {TOKENIZER} beside its config.json "
-            "that says its tokens; transformers' AutoTokenizer.from_pretrained(...) makes one from "
-            "other files, and save_pretrained(...) writes it",
-        )
-        return None
-    names, rows = _tensors_of_tokens(model, asked)
-    if rows is None:
-        what = f"a tensor that matches {', '.join(asked.tensors)}" if asked.tensors else "embedding"
-        problems.add(
-            asked.place,
-            f"rows are matched by token, and {label} has no {what}, or several with other numbers "
-            "of rows; say which tensors have a row for each token: `tensors: [PATTERN]`",
-        )
-        return None
-    having = {token: at for token, at in numbers.items() if at < rows}
-    added = {token: one for token, one in added_tokens(tokenizer).items() if token in having}
-    return _Model(label, numbers, having, added, names, rows)
-
-
-def _tensors_of_tokens(model: Checkpoint, asked: Vocabulary) -> tuple[tuple[str, ...], int | None]:
-    """Give the names of tensors with a row for each token, and how many rows these have."""
-    specs = model.specs
-
-    def are_matched(spec: Spec, name: str, ends: Sequence[str]) -> bool:
-        root = spec.alias_of or name
-        if asked.tensors:
-            return any(matches(pattern, one) for pattern in asked.tensors for one in (name, root))
-        return name.endswith(tuple(ends)) or root.endswith(tuple(ends))
-
-    counts = {
-        spec.shape[0]
-        for name, spec in specs.items()
-        if spec.shape and are_matched(spec, name, EMBEDDINGS)
-    }
-    if len(counts) != 1:
-        return (), None
-    rows = counts.pop()
-    names = [
-        name
-        for name, spec in specs.items()
-        if spec.shape[:1] == (rows,) and are_matched(spec, name, (*EMBEDDINGS, *_HEADS))
-    ]
-    return tuple(names), rows
-
-
 def _result(
-    everyone: Sequence[_Model], carrier: int, asked: Vocabulary
+    everyone: Sequence[Speaker], carrier: int, asked: Vocabulary
 ) -> tuple[dict[str, int], list[dict[str, Any]], list[str]]:
     """Give the tokens of the result, entries of the new ones, and which of these are plain.
 
@@ -215,7 +117,12 @@ def _result(
     """
     mine = everyone[carrier]
     others = [one for number, one in enumerate(everyone) if number != carrier]
-    added = {token: entry for one in reversed(others) for token, entry in one.added.items()}
+    added = {
+        token: entry
+        for one in reversed(others)
+        for token, entry in one.added.items()
+        if token in one.numbers
+    }
     wanted = list(asked.tokens)
     if asked.of == UNION:
         known = [sorted(one.numbers, key=one.numbers.__getitem__) for one in others]
@@ -224,19 +131,54 @@ def _result(
             *(token for one in known for token in one if token in added),
             *wanted,
         ]
-    numbers, entries = dict(mine.numbers), list[dict[str, Any]]()
-    free = 1 + max(mine.listed.values())
+    numbers, again = dict(mine.numbers), list[dict[str, Any]]()
+    entries = list[dict[str, Any]]()
+    free = next_number(mine.count, (entry["id"] for entry in mine.added.values()))
     for token in dict.fromkeys(wanted):
-        if token in mine.listed:  # maybe without a row
-            numbers[token] = mine.listed[token]
+        if token not in mine.listed:
+            numbers[token] = free + len(entries)
+            entries.append(entry_of(token, numbers[token], added.get(token)))
             continue
-        numbers[token] = free + len(entries)
-        entries.append(entry_of(token, numbers[token], added.get(token)))
+        numbers[token] = mine.listed[token]  # maybe without a row
+        if token in added and token not in mine.added:
+            # A part of text here, which no text need be divided into.
+            again.append(entry_of(token, numbers[token], added[token]))
     divided = {token for one in others for token in one.numbers} - added.keys()
-    return numbers, entries, [one["content"] for one in entries if one["content"] in divided]
+    plain = [one["content"] for one in entries if one["content"] in divided]
+    return numbers, [*again, *entries], plain
 
 
-def _own_rows(one: _Model, numbers: Mapping[str, int], rows: int) -> NDArray[np.int64]:
+def _are_usual(
+    numbers: Mapping[str, int],
+    everyone: Sequence[Speaker],
+    carrier: int,
+    asked: Vocabulary,
+    problems: Problems,
+) -> bool:
+    """Note numbers that two tokens have, or that would take a lot of memory for nothing."""
+    mine, before = everyone[carrier], len(problems)
+    taken = {number: token for token, number in mine.listed.items()}
+    for token, number in numbers.items():
+        if taken.setdefault(number, token) != token:
+            problems.add(
+                asked.place,
+                f"the number of a new token, {number}, is that of {taken[number]!r} in {mine.path}:"
+                " the numbers of its tokens do not follow each other, so that none can be added",
+            )
+            break
+    most = 2 * sum(one.rows + len(one.listed) for one in everyone) + len(numbers)
+    for token, number in numbers.items():
+        if number >= most:
+            problems.add(
+                asked.place,
+                f"{token!r} has the number {number} in {mine.path}, far beyond the rows of all "
+                "models",
+            )
+            break
+    return len(problems) == before
+
+
+def _own_rows(one: Speaker, numbers: Mapping[str, int], rows: int) -> NDArray[np.int64]:
     """Give the row that a model has for each row of the result; -1 where it has none."""
     own = np.full(rows, -1, dtype=np.int64)
     for token, number in numbers.items():
@@ -253,10 +195,11 @@ def _own_rows(one: _Model, numbers: Mapping[str, int], rows: int) -> NDArray[np.
 
 
 def _origins(
-    everyone: Sequence[_Model],
+    everyone: Sequence[Speaker],
     own: Sequence[NDArray[np.int64]],
     numbers: Mapping[str, int],
     carrier: int,
+    preferred: int | None,
     base: int | None,
     asked: Vocabulary,
     problems: Problems,
@@ -273,8 +216,8 @@ def _origins(
         if tokens.get(row) is None:
             chosen = [carrier] if carrier in having else having[:1]
             padding |= set() if having else {row}
-        elif base in having:
-            chosen = [base] if base is not None else []
+        elif preferred is not None and preferred in having:
+            chosen = [preferred]
         instead[row] = [(number, int(own[number][row])) for number in chosen]
     for token, said in asked.tokens.items():
         if said is None:
@@ -302,7 +245,7 @@ def _origins(
 def _said_row(
     token: str,
     said: TokenRow,
-    everyone: Sequence[_Model],
+    everyone: Sequence[Speaker],
     base: int | None,
     problems: Problems,
 ) -> list[tuple[int, int]]:
@@ -325,7 +268,7 @@ def _said_row(
 
 def _check_shapes(
     models: Sequence[Checkpoint],
-    everyone: Sequence[_Model],
+    everyone: Sequence[Speaker],
     origins: Sequence[Origins],
     asked: Vocabulary,
     problems: Problems,
@@ -374,7 +317,7 @@ def _is_as_before(origins: Origins, number: int, rows: int) -> bool:
 
 
 def _notes(
-    everyone: Sequence[_Model],
+    everyone: Sequence[Speaker],
     carrier: int,
     numbers: Mapping[str, int],
     rows: int,
@@ -394,8 +337,8 @@ def _notes(
     if plain:
         notes.append(
             f"{len(plain)} of the new tokens are parts of text by which another tokenizer divides "
-            f"it ({_listed(plain)}); they get rows, but the result's divides text as before, and "
-            "uses one where it stands in a text as it is"
+            f"it ({_listed(plain)}); as added tokens they are cut out of a text before it is "
+            "divided, so that the result divides text otherwise than any of the models"
         )
     return notes
 

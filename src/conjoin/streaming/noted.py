@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from conjoin.checkpoints import Checkpoint, Spec
 from conjoin.merging import BLOCK
 
-__all__ = ["NotedCheckpoint", "digest_of", "raw_bytes"]
+__all__ = ["NotedCheckpoint", "RawBytes", "digest_of", "raw_bytes"]
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
@@ -24,6 +25,24 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     if plain.is_conj() or plain.is_neg():
         plain = plain.resolve_conj().resolve_neg()
     return plain.view(torch.uint8).numpy().data
+
+
+class RawBytes:
+    """The bytes of tensors, one after the other, of which some lie in the memory of the last."""
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+        self._place: tuple[int, int] = (0, 0)
+        self._data = memoryview(b"")
+
+    def of(self, tensor: Tensor) -> memoryview:
+        """Give the bytes of a tensor, as `raw_bytes` does."""
+        place = tensor.data_ptr(), tensor.numel()
+        if tensor is not self._last or place != self._place:
+            self._data = raw_bytes(tensor)
+            copied = tensor.numel() and np.frombuffer(self._data, np.uint8).ctypes.data != place[0]
+            self._last, self._place = None if copied else tensor, place
+        return self._data
 
 
 def digest_of(tensor: Tensor) -> bytes:
@@ -94,13 +113,11 @@ class NotedCheckpoint(Checkpoint):
     def blocks(self, name: str, start: int, stop: int, size: int) -> Iterator[Tensor]:
         """Read blocks, and take note of them if they are those of a merge."""
         noted = self._notes.digests.setdefault(name, {})
-        last, data, begin = None, memoryview(b""), start
+        raw, begin = RawBytes(), start
         for block in self.inner.blocks(name, start, stop, size):
             count = block.numel()
             if self._is_block(name, begin, count) and begin // BLOCK not in noted:
-                if block is not last:  # else it lies in the same memory
-                    last, data = block, raw_bytes(block)
-                noted[begin // BLOCK] = xxhash.xxh3_64_digest(data)
+                noted[begin // BLOCK] = xxhash.xxh3_64_digest(raw.of(block))
             yield block
             begin += count
 

@@ -18,7 +18,7 @@ from conjoin.streaming.ahead import ReadAhead
 from conjoin.streaming.jobs import Job, share_of
 from conjoin.streaming.journal import Done, Journal, read_journals
 from conjoin.streaming.layout import INDEX, Layout
-from conjoin.streaming.noted import NotedCheckpoint, raw_bytes
+from conjoin.streaming.noted import NotedCheckpoint, RawBytes, raw_bytes
 from conjoin.streaming.place import Place
 from conjoin.streaming.pool import Pool, default_threads
 from conjoin.streaming.ranks import Everyone, Ranks
@@ -265,10 +265,9 @@ class _Work:
         digest = xxhash.xxh3_64()
         offset = job.offset
         with files_kept_open(), _stream_of(self._merged.device):
-            last, data = None, memoryview(b"")
+            raw = RawBytes()
             for part in self._parts(job):
-                if part is not last:  # else it lies in the same memory
-                    last, data = part, raw_bytes(part)
+                data = raw.of(part)
                 digest.update(data)
                 self._files.write(job.file, offset, data)
                 offset += data.nbytes
