@@ -177,6 +177,10 @@ def test_a_file_that_is_changed_while_its_blocks_are_read_is_refused(path: Path)
     os.utime(path, ns=(1, 1))
     with pytest.raises(CheckpointError, match="has changed since it was opened"):
         next(blocks)
+    checkpoint = SafetensorsFile(path)
+    os.utime(path, ns=(2, 2))
+    with pytest.raises(CheckpointError, match="has changed since it was opened"):
+        next(checkpoint.blocks("b.weight", 0, 12, 6))  # before any of it is given
     blocks = SafetensorsFile(path).blocks("b.weight", 0, 12, 6)
     next(blocks)
     os.truncate(path, path.stat().st_size - 30)

@@ -166,6 +166,21 @@ def test_rows_without_a_token_are_kept_and_filled(tmp_path):
     torch.testing.assert_close(found[EMBED][5:], mean.expand(3, WIDTH))
 
 
+def test_a_row_without_a_token_is_that_of_the_tokenizer_that_goes_along(tmp_path):
+    a = write(tmp_path, "a", "uv", spare=2)
+    b = write(tmp_path, "b", "uv", spare=2)
+    write(tmp_path, "c", "uv")
+    plan = _plan(tmp_path, models=["a", "b", "c"], vocabulary="b")
+    expected = (a[EMBED][3] + b[EMBED][3] + b[EMBED][3]) / 3
+    torch.testing.assert_close(plan.merged[EMBED][3], expected)
+
+
+def test_the_row_of_a_token_that_is_left_out_is_no_row_without_a_token(tmp_path):
+    a = write(tmp_path, "a", "uv", spare=1)
+    write(tmp_path, "b", "uvw")
+    assert torch.equal(_plan(tmp_path, vocabulary="a").merged[EMBED][2], a[EMBED][2])
+
+
 def test_a_recipe_says_whose_row_a_token_gets(tmp_path):
     a = write(tmp_path, "a", "uvw")
     b = write(tmp_path, "b", "uv", ["<x>"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from streaming_runs import BLOCK, bits, filled, in_memory, on_disk, small_blocks, some
 
 from conjoin.streaming import NotedCheckpoint
-from conjoin.streaming.noted import digest_of, raw_bytes
+from conjoin.streaming.noted import RawBytes, digest_of, raw_bytes
 
 
 def _by_hand(flat):
@@ -99,3 +99,17 @@ def test_bytes_of_views_and_lazy_bits_are_those_of_the_values():
         plain = tensor.clone().resolve_conj().resolve_neg().contiguous()
         assert bytes(raw_bytes(tensor)) == bits(plain)[2]
         assert digest_of(tensor) == digest_of(plain)
+
+
+def test_bytes_are_those_that_a_tensor_has_now():
+    raw, tensor = RawBytes(), torch.arange(6.0)
+    spread = torch.arange(12.0)[::2]  # of which a copy is made
+    for one in (tensor, spread, tensor[:2], tensor, torch.zeros(0), tensor):
+        one += 1
+        assert bytes(raw.of(one)) == one.numpy().tobytes()
+        one += 1
+        assert bytes(raw.of(one)) == one.numpy().tobytes()
+    tensor.resize_(3)
+    assert bytes(raw.of(tensor)) == tensor.numpy().tobytes()
+    tensor.set_(torch.full((3,), 7.0))
+    assert bytes(raw.of(tensor)) == tensor.numpy().tobytes()
