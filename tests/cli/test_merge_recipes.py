@@ -179,3 +179,22 @@ def test_a_mistake_of_a_method_with_a_result_for_each_task_leaves_no_folder(run,
     recipe.write_text("method: emr\nbase: bad.safetensors\nmodels: [bad.safetensors] \n")
     assert "NaN" in run("merge", recipe, out, code=1).stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize("vocabulary", ["union", "b", "0"])
+def test_rows_are_matched_by_token_without_a_recipe_too(run, tmp_path, vocabulary):
+    for name, tokens in (("a", "uv"), ("b", "vux")):
+        (tmp_path / name).mkdir()
+        rows = torch.tensor([[float(ord(token))] for token in tokens])
+        save({"embed_tokens.weight": rows}, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text("{}")
+        said = {"model": {"vocab": {token: at for at, token in enumerate(tokens)}}}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(said))
+    out = tmp_path / "out"
+    models = [str(tmp_path / name) for name in "ab"]
+    run("merge", *models, "--vocabulary", vocabulary, "-o", out)
+    tokens = {"union": "uvx", "b": "vux", "0": "uv"}[vocabulary]
+    found = open_checkpoint(out)["embed_tokens.weight"][:, 0].tolist()
+    assert found == [ord(token) for token in tokens]
+    result = run("merge", *models, "--vocabulary", "c", "-o", tmp_path / "other", code=2)
+    assert "unknown model 'c'" in result.stderr

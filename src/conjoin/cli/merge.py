@@ -97,6 +97,14 @@ def merge(
     dtype: Annotated[
         DTypeName | None, typer.Option("--dtype", help="Of the result. Default: as the models.")
     ] = None,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            "--vocabulary",
+            metavar="union|base|MODEL",
+            help="Match rows of embeddings by token: to the tokens of all models, or of one.",
+        ),
+    ] = None,
     entry: Annotated[
         str | None,
         typer.Option("--entry", help="Which entry of torch files has the weights, say ema."),
@@ -175,6 +183,7 @@ def merge(
             "--keep": keep,
             "--kind": kinds,
             "--dtype": dtype,
+            "--vocabulary": vocabulary,
             "--entry": entry,
             "--allow-nonfinite": allow_nonfinite or None,
             "--seed": seed,
@@ -201,6 +210,7 @@ def merge(
             keep=kept,
             kinds=parse_kinds(kinds or []),
             dtype=None if dtype is None else dtype.value,
+            vocabulary=_model_named(vocabulary),
             nonfinite="allow" if allow_nonfinite else "refuse",
             seed=seed or 0,
         )
@@ -271,6 +281,11 @@ def _as_recipe(
     ]
     ancestor = {} if base is None else {"base": {"model": base, **chosen}}
     return {**ancestor, "models": listed, **{key: value for key, value in said.items() if value}}
+
+
+def _model_named(text: str | None) -> str | dict[str, int] | None:
+    """A model by its name, or by its number, which may be 0."""
+    return {"of": int(text)} if text is not None and text.isdecimal() else text
 
 
 def _checked(

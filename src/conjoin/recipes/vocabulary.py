@@ -37,7 +37,6 @@ class Matched:
         rows: of embeddings, in the model whose tokenizer goes along and in the result.
         entries: what has to be added to that tokenizer.
         files: what the tokens were read from, of every model.
-        carrier: number of the model whose tokenizer goes along.
         notes: what should be told.
     """
 
@@ -45,7 +44,6 @@ class Matched:
     rows: tuple[int, int]
     entries: tuple[Mapping[str, Any], ...]
     files: tuple[Path, ...]
-    carrier: int
     notes: tuple[str, ...]
 
 
@@ -93,7 +91,6 @@ def match_vocabulary(
         (everyone[carrier].rows, rows),
         tuple(entries),
         tuple(one.path for one in everyone),
-        carrier,
         tuple(_notes(everyone, carrier, numbers, rows, plain)),
     )
 
