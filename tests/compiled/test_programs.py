@@ -279,10 +279,12 @@ def test_a_run_over_many_blocks_sees_what_each_of_them_holds():
     assert run([room, room.float()]) is None
     assert run([room, spread]).tolist() == [0.5] * 5
     assert program.run([room, room]) is not program.run([room, room])
-    room.set_(torch.full((5,), 4.0, dtype=torch.bfloat16))
-    assert run([room, spread]).tolist() == [2.5] * 5
+    ones = torch.ones(5, dtype=torch.bfloat16)
+    assert run([room, ones]).tolist() == [0.5] * 5
+    room.set_(torch.full((5,), 4.0, dtype=torch.bfloat16))  # the same tensor, elsewhere
+    assert run([room, ones]).tolist() == [2.5] * 5
     room.resize_(2)
-    assert run([room, spread[:2]]).tolist() == [2.5] * 2
+    assert run([room, ones[:2]]).tolist() == [2.5] * 2
 
 
 def test_sums_of_a_run_begin_anew_with_each_block():

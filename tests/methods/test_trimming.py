@@ -265,3 +265,23 @@ def test_what_is_larger_than_a_bound_goes(values, bound):
     found = without_outliers(change.clone(), limit_up_to(bound, torch.float32))
     expected = torch.where(change.double().abs() <= bound, change, 0.0)
     assert torch.equal(found, expected)
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=9),
+    st.integers(0, 4),
+    st.integers(1, 30),
+    st.integers(0, 3),
+)
+def test_the_bin_with_the_kth_largest_is_found_or_the_whole_range_is_looked_at(
+    counts, above, rank, spare
+):
+    window = trimming._Window(0, rank, 31, 1 << 20, low=100, bins=len(counts))
+    window.narrow(np.array([*counts, *[0] * spare, above]))
+    # The patterns themselves, the largest first.
+    there = [100 + place for place in range(len(counts))[::-1] for _ in range(counts[place])]
+    if above < rank <= above + len(there):
+        assert window.found == there[rank - above - 1]
+    else:
+        assert window.found is None
+        assert (window.low, window.low + (window.bins << window.shift)) == (0, 1 << 31)
