@@ -59,6 +59,9 @@ def test_recipes_of_mergekit(tmp_path, text, expected):
         ("tokenizer_source: nobody", "'nobody' is none of the models"),
         ("tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}", "needs one of `tok"),
         ("tokenizer: {sauce: base}", "unknown key 'sauce'"),
+        ("tokenizer: {pad_to_multiple_of: 10000000000}", "a whole number from 1 to 65536"),
+        ("tokenizer: {pad_to_multiple_of: 0}", "a whole number from 1 to 65536"),
+        ('tokenizer: {tokens: {"": {source: a}}}', "is no text that a file can hold"),
     ],
 )
 def test_recipes_of_mergekit_that_are_wrong(tmp_path, text, message):

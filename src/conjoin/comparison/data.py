@@ -273,7 +273,7 @@ def _try(data: _Theirs, model: nn.Module, *, judged: bool) -> tuple[int | None, 
     if targets.dim() > 1 and not regression:
         raise DataError(
             f"{data.where}: comparing takes one label for each example, not labels "
-            f"{list(targets.shape)}; conjoin.evaluate and conjoin.interpolate take these"
+            f"{list(targets.shape)}; conjoin.evaluate and conjoin.measure.interpolate take these"
         )
     outputs = read_logits(outputs)
     outcomes(model, [(few, targets[:2])], data.where)  # its errors say what is expected

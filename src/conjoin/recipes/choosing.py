@@ -8,7 +8,7 @@ from conjoin.recipes.problems import Place, Problems, unknown
 from conjoin.recipes.recipe import BASE, UNION, ZERO, Source, TokenRow, Vocabulary
 from conjoin.recipes.tokens import is_text
 
-__all__ = ["choose", "default_name", "read_vocabulary"]
+__all__ = ["checked_vocabulary", "choose", "default_name", "read_vocabulary"]
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _NOTHING: Found[Any] = Found(None, Place())
@@ -105,15 +105,23 @@ def read_vocabulary(
             "says another; leave it out",
         )
     multiple = table.get("multiple", Found(1, found.place))
-    if not 1 <= multiple.value <= _MOST:
-        problems.add(multiple.place, f"expected a whole number from 1 to {_MOST}")
-    for token in tokens:
-        if not is_text(token):
-            problems.add(tokens[token].place, f"{token!r} is no text that a file can hold")
-    return Vocabulary(
+    vocabulary = Vocabulary(
         of=whose,
         tokens={token: row_of(said) for token, said in tokens.items()},
-        multiple=min(max(1, multiple.value), _MOST),
+        multiple=multiple.value,
         tensors=tuple(one.value for one in table.get("tensors", _NOTHING).value or ()),
         place=found.place,
     )
+    return checked_vocabulary(vocabulary, problems)
+
+
+def checked_vocabulary(vocabulary: Vocabulary, problems: Problems) -> Vocabulary:
+    """Note a number of rows that is out of range, and tokens that no file can hold."""
+    if not 1 <= vocabulary.multiple <= _MOST:
+        problems.add(
+            vocabulary.place, f"rows to a multiple of: expected a whole number from 1 to {_MOST}"
+        )
+    for token in vocabulary.tokens:
+        if not is_text(token):
+            problems.add(vocabulary.place, f"{token!r} is no text that a file can hold")
+    return vocabulary

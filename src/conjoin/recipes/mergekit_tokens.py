@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from conjoin.recipes.choosing import checked_vocabulary
 from conjoin.recipes.forms import Found
 from conjoin.recipes.problems import Place, Problems
 from conjoin.recipes.recipe import BASE, UNION, Source, TokenRow, Vocabulary
@@ -61,13 +62,14 @@ def vocabulary_of(read: Read, chooser: Chooser) -> Vocabulary | None:
     listed = [source.reference for source in chooser.sources]
     tokens = table.value.get("tokens", Found({}, table.place)).value
     multiple = table.value.get("pad_to_multiple_of", Found(1, table.place)).value
-    return Vocabulary(
+    vocabulary = Vocabulary(
         of=of,
         tokens={token: _row_of(said, chooser) for token, said in tokens.items()},
-        multiple=max(1, multiple),
+        multiple=multiple,
         preferred=listed.index(base) if base in listed else None,
         place=found.place,
     )
+    return checked_vocabulary(vocabulary, chooser.problems)
 
 
 def _row_of(said: Found[Any], chooser: Chooser) -> TokenRow | None:

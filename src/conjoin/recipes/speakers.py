@@ -124,7 +124,8 @@ def look_at(
         problems.add(
             asked.place,
             f"rows are matched by token, and {label} has no {what}, or several with other numbers "
-            "of rows; say which tensors have a row for each token: `tensors: [PATTERN]`",
+            "of rows; say which tensors have a row for each token, in conjoin's own recipes: "
+            "`vocabulary: {of: ..., tensors: [PATTERN]}`",
         )
         return None
     numbers = numbers_of(tokenizer)

@@ -304,7 +304,8 @@ def _check_shapes(
                     asked.place,
                     f"{name!r} has as many entries as there are tokens ({sizes[0]}), and its name "
                     "does not tell whether it has one for each; say which tensors have a row for "
-                    "each token: `tensors: [PATTERN]`",
+                    "each token, in conjoin's own recipes: `vocabulary: {of: ..., tensors: "
+                    "[PATTERN]}`",
                 )
 
 
