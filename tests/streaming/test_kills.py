@@ -84,7 +84,8 @@ class World:
         # A run that had come to its end is told that there is nothing left to do.
         assert code == 0 or (code == EXISTS and not order.get("overwrite")), self.error()
         assert self.files() == self.expected
-        assert partial_of(self.out).exists() == (code == EXISTS)
+        # Killed at its very end, a run may have removed its folder, or not.
+        assert code == EXISTS or not partial_of(self.out).exists()
 
 
 @pytest.fixture

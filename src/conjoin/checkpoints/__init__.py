@@ -29,6 +29,7 @@ from conjoin.checkpoints.reference import (
     parse_reference,
 )
 from conjoin.checkpoints.spec import Kind, Spec, kind_by_name, override_kinds
+from conjoin.checkpoints.wrapped import Wrapped
 from conjoin.checkpoints.writer import save
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "MemoryCheckpoint",
     "Reference",
     "Spec",
+    "Wrapped",
     "as_checkpoint",
     "carried_files",
     "closest_name",

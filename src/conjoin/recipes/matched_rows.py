@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, Spec
+from conjoin.checkpoints import Checkpoint, Spec, Wrapped
 
 __all__ = ["MatchedRows", "Origins"]
 
@@ -53,7 +53,7 @@ class Origins:
             yield int(model[begin]), int(at), int(end - begin)
 
 
-class MatchedRows(Checkpoint):
+class MatchedRows(Wrapped):
     """A checkpoint with other rows in some tensors; what is read is what those rows take.
 
     Args:
@@ -66,7 +66,8 @@ class MatchedRows(Checkpoint):
     def __init__(
         self, models: Sequence[Checkpoint], number: int, names: Sequence[str], origins: Origins
     ) -> None:
-        self._models, self.inner, self._origins = models, models[number], origins
+        super().__init__(models[number])
+        self._models, self._origins = models, origins
         self._specs: dict[str, Spec] = dict(self.inner.specs)
         self._matched = frozenset(names)
         for name in names:
@@ -77,18 +78,6 @@ class MatchedRows(Checkpoint):
     @property
     def specs(self) -> Mapping[str, Spec]:
         return MappingProxyType(self._specs)
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return self.inner.metadata
-
-    @property
-    def source(self) -> str:
-        return self.inner.source
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return self.inner.files
 
     def reads_ranges(self, name: str) -> bool:
         self.spec_of(name)

@@ -1,7 +1,7 @@
 """A checkpoint that takes note of what was read from it, so that inputs can be told apart later."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, Spec
+from conjoin.checkpoints import Checkpoint, Wrapped
 from conjoin.merging import BLOCK
 
 __all__ = ["NotedCheckpoint", "RawBytes", "digest_of", "raw_bytes"]
@@ -61,7 +61,7 @@ class _Notes(threading.local):
         self.digests: dict[str, dict[int, bytes]] = {}
 
 
-class NotedCheckpoint(Checkpoint):
+class NotedCheckpoint(Wrapped):
     """Another checkpoint, of whose blocks the digests are kept as they are read.
 
     Args:
@@ -69,25 +69,8 @@ class NotedCheckpoint(Checkpoint):
     """
 
     def __init__(self, inner: Checkpoint) -> None:
-        self.inner = inner
+        super().__init__(inner)
         self._notes = _Notes()
-
-    @property
-    def specs(self) -> Mapping[str, Spec]:
-        return self.inner.specs
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return self.inner.metadata
-
-    @property
-    def source(self) -> str:
-        return self.inner.source
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Files that the data are in."""
-        return self.inner.files
 
     def reads_ranges(self, name: str) -> bool:
         """Whether a part costs as little as what it gives."""
