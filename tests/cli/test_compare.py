@@ -183,6 +183,7 @@ def test_a_real_page(run, at_project, tmp_path):
 def test_files_alone(run, at_project, tmp_path):
     found = run("compare", "a.pth", "b.pth", "-o", tmp_path / "run", "--no-page")
     assert "--model" in found.stdout
+    assert "Distances between the weights" in found.stdout
     assert sorted(path.name for path in (tmp_path / "run/checkpoints").iterdir()) == [
         "mean.safetensors",
         "sum.safetensors",

@@ -136,9 +136,40 @@ def test_files_alone(tiny, tmp_path, reasons):
     assert run.info.hashes.keys() == {"a", "b"}
 
 
+def test_folders_are_as_good_as_files(tiny, tmp_path):
+    files, folders = [], []
+    for number, name in enumerate(("v1.5", "v1.6")):
+        (tmp_path / name).mkdir()
+        files.append(conjoin.save(tiny.network(number), tmp_path / f"{name}.pth"))
+        conjoin.save(tiny.network(number), tmp_path / name / "model.safetensors")
+        folders.append(tmp_path / name)
+    of_files = conjoin.compare(files, out=tmp_path / "files")
+    of_folders = conjoin.compare(folders, out=tmp_path / "folders")
+    assert [record.value for record in of_folders.records] == [r.value for r in of_files.records]
+    assert list(of_folders.info.hashes) == ["v1.5", "v1.6"]
+    run = tiny.compare(folders, model=lambda: tiny.network(5))
+    by_module = tiny.compare([tiny.network(0), tiny.network(1)], out=tmp_path / "modules")
+    assert [r.value for r in run.view("row")] == [r.value for r in by_module.view("row")]
+
+
+def test_a_folder_is_known_by_what_its_weights_are(tiny, tmp_path):
+    (tmp_path / "a").mkdir()
+    conjoin.save(tiny.network(0), tmp_path / "a/model.safetensors")
+    other = conjoin.save(tiny.network(1), tmp_path / "b.pth")
+    hashes = [conjoin.compare([tmp_path / "a", other], out=tmp_path / "run").info.hashes]
+    (tmp_path / "a/README.md").write_text("nothing that counts", encoding="utf-8")
+    hashes.append(conjoin.compare([tmp_path / "a", other], out=tmp_path / "run").info.hashes)
+    conjoin.save(tiny.network(2), tmp_path / "a/model.safetensors", overwrite=True)
+    hashes.append(conjoin.compare([tmp_path / "a", other], out=tmp_path / "run").info.hashes)
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[0]["b"] == hashes[2]["b"]
+
+
 def test_files_alone_after_a_run_with_networks(tiny, tmp_path):
     paths = [conjoin.save(tiny.network(i), tmp_path / f"{n}.pth") for i, n in enumerate("ab")]
     tiny.compare(paths, model=lambda: tiny.network(5))
     run = conjoin.compare(paths, out=tmp_path / "run")
     assert run.costs == ()
-    assert not (run.folder / "table.md").exists()
+    table = (run.folder / "table.md").read_text(encoding="utf-8")
+    assert table.startswith("Distances between the weights")
+    assert "Accuracy" not in table

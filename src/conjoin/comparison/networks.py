@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Model = nn.Module | str | PathLike[str]
-"""A module, or a file of its weights."""
+"""A module, or a file or folder of its weights."""
 
 Source = Callable[[], nn.Module]
 """Makes a network of the structure that files are of: a class, or a function without arguments."""
@@ -92,7 +92,8 @@ def _stem(model: Model, number: int, depth: int) -> str:
     if isinstance(model, nn.Module):
         return chr(ord("a") + number) if number < 26 else f"model {number + 1}"
     path = Path(model)
-    return "/".join([*path.parts[-depth:-1], path.stem])
+    last = path.name if path.is_dir() else path.stem
+    return "/".join([*path.parts[-depth:-1], last])
 
 
 def fresh(source: Source, seed: int = 0) -> nn.Module:
@@ -191,14 +192,18 @@ def check_fit(module: nn.Module, checkpoint: Checkpoint, where: str) -> None:
 
 
 def digest_of(model: Model, entry: str | None = None) -> str:
-    """Give the SHA-256 of a file, or of a module's tensors.
+    """Give the SHA-256 of a file, of all files of a folder's weights, or of a module's tensors.
 
     Raises:
         CheckpointError: the file cannot be read.
     """
     if not isinstance(model, nn.Module):
-        with Path(model).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        path = Path(model)
+        if path.is_dir():
+            files = [_digest_of_file(file) for file in open_checkpoint(path, entry=entry).files]
+            found = hashlib.sha256(" ".join(files).encode()).hexdigest()
+        else:
+            found = _digest_of_file(path)
         return found if entry is None else f"{found} {entry}"
     digest = hashlib.sha256()
     # Buffers that are not saved matter too.
@@ -207,3 +212,8 @@ def digest_of(model: Model, entry: str | None = None) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
     return digest.hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -161,9 +161,11 @@ def write_files_run(
     }
     write_json(out / RESULTS, records, run=info)
     write_csv(out / "results.csv", records)
-    for name in (COSTS, TABLE, SAMPLES, FILTERS):  # of an earlier run with networks
+    for name in (COSTS, SAMPLES, FILTERS):  # of an earlier run with networks
         (out / name).unlink(missing_ok=True)
-    return read_run(out)
+    run = read_run(out)
+    write_bytes(out / TABLE, markdown_table(run).encode())
+    return run
 
 
 def _measure(lab: Laboratory, found: _Found, *, first: bool) -> dict[str, Measured]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conjoin.report.continuum_table import continuum_markdown, print_continuum
+from conjoin.report.distances_table import distances_markdown, print_distances
 from conjoin.report.formats import markdown_escaped, markdown_row, number, one_line, signed
 from conjoin.report.means import mean_of, spread_of
 from conjoin.report.run_folder import Run, TaskInfo
@@ -202,10 +203,24 @@ def skipped_of(run: Run) -> tuple[str, ...]:
 
 
 def print_table(run: Run, console: Console) -> None:
-    """Print the table, what its marks mean, what was skipped, and the continuum if there is one."""
+    """Print the table, what its marks mean, what was skipped, and the continuum if there is one.
+
+    Of a run in which no network was run, it is that of the distances between the weights.
+    """
     if _only_continuum(run):
         print_continuum(run, console)
         return
+    if _only_distances(run):
+        print_distances(run, console)
+    else:
+        _print_rows(run, console)
+    notes = [f"  {one_line(text)}" for text in skipped_of(run)]
+    for note in ["Left out:", *notes] if notes else []:
+        console.print(Text(note, style="dim"), highlight=False)
+    print_continuum(run, console)
+
+
+def _print_rows(run: Run, console: Console) -> None:
     tasks, lines = tuple(run.tasks.values()), lines_of(run)
     means = any(line.mean is not None for line in lines)
     table = Table(title=Text(_title(tasks)), title_justify="left")
@@ -226,17 +241,21 @@ def print_table(run: Run, console: Console) -> None:
             mean = [Text(_shown_mean(line))] if means else []
             table.add_row(Text(f"  {_marked(one_line(line.name), line, '*')}"), *shown, *mean)
     console.print(table)
-    notes = [*legend_of(run), *(["Left out:"] if run.info.skipped else [])]
-    notes += [f"  {one_line(text)}" for text in skipped_of(run)]
-    for note in notes:
+    for note in legend_of(run):
         console.print(Text(note, style="dim"), highlight=False)
-    print_continuum(run, console)
 
 
 def markdown_table(run: Run) -> str:
     """Give the same tables in Markdown, for a README or a thesis."""
     if _only_continuum(run):
         return continuum_markdown(run).lstrip()
+    text = [distances_markdown(run)] if _only_distances(run) else _rows_markdown(run)
+    if run.info.skipped:
+        text += ["Left out:", "", *(f"- {markdown_escaped(line)}" for line in skipped_of(run)), ""]
+    return "\n".join(text) + continuum_markdown(run)
+
+
+def _rows_markdown(run: Run) -> list[str]:
     tasks, lines = tuple(run.tasks.values()), lines_of(run)
     means = any(line.mean is not None for line in lines)
     names = [*(markdown_escaped(heading_of(task)) for task in tasks), *(["mean"] if means else [])]
@@ -250,15 +269,17 @@ def markdown_table(run: Run) -> str:
         ]
         shown += [_shown_mean(line)] if means else []
         text.append(markdown_row(_marked(markdown_escaped(line.name), line, "\\*"), shown))
-    text += ["", *(markdown_escaped(note) for note in legend_of(run))]
-    if run.info.skipped:
-        text += ["", "Left out:", "", *(f"- {markdown_escaped(line)}" for line in skipped_of(run))]
-    return "\n".join([f"{_title(tasks)}:", "", *text, ""]) + continuum_markdown(run)
+    text += ["", *(markdown_escaped(note) for note in legend_of(run)), ""]
+    return [f"{_title(tasks)}:", "", *text]
 
 
 def _only_continuum(run: Run) -> bool:
     """Whether there is a continuum, and no row of which there would be a table."""
     return bool(run.view("continuum") and run.info.continuum) and not run.view("row")
+
+
+def _only_distances(run: Run) -> bool:
+    return bool(run.view("distances")) and not run.view("row")
 
 
 _STYLES: dict[Severity, str] = {"": "", "worse": "yellow", "much worse": "red"}
