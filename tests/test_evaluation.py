@@ -12,7 +12,7 @@ from torch import nn
 
 from conjoin.batches import batches
 from conjoin.errors import DataError, InputError
-from conjoin.evaluation import evaluate
+from conjoin.evaluation import evaluate, outcomes
 from conjoin.modules import MultiHead, TaskNetworks
 
 few = settings(deadline=None, max_examples=25)
@@ -53,6 +53,23 @@ def test_one_module_against_scipy_for_any_batch_size(seed, batch_size):
         assert accuracy.value == pytest.approx(100 * right.mean(), rel=1e-12)
         assert loss.value == pytest.approx(expected, rel=1e-5)
         assert loss.count == len(labels)
+
+
+@few
+@given(st.integers(0, 2**32), st.sampled_from([math.nan, math.inf]), st.booleans())
+def test_an_output_with_nan_is_no_answer_and_never_right(seed, bad, all_of_it):
+    inputs, labels = _draw(seed)
+    which = torch.rand(len(labels), generator=torch.Generator().manual_seed(seed)) < 0.5
+    spoilt = inputs.clone()
+    spoilt[which, slice(None) if all_of_it else -1] = bad
+    found = outcomes(nn.Identity(), (spoilt, labels), "t")
+    known = outcomes(nn.Identity(), (inputs, labels), "t")
+    assert (found.prediction[which] == -1).all()
+    assert not found.correct[which].any()
+    assert torch.equal(found.prediction[~which], known.prediction[~which])
+    assert found.metrics()["accuracy"] == pytest.approx(
+        100 * float((known.correct & ~which).double().mean())
+    )
 
 
 @few

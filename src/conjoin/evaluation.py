@@ -28,6 +28,7 @@ _TOLD = (Mapping, TaskNetworks, MultiHead)
 
 _NO_LABEL = -100
 """Of a place that is not judged, in torch as in transformers."""
+_NO_ANSWER = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,8 @@ class Outcomes:
     Args:
         loss: float64 [N]; cross-entropy in nats, or the mean squared error of a regression.
         targets: [N, ...], as the data gave them; [N] where examples have several.
-        prediction: int64 [N], the likeliest class; None for a regression.
+        prediction: int64 [N], the likeliest class, -1 where outputs have NaN, which is never
+            right; None for a regression.
         confidence: float32 [N], the probability of that class; None for a regression.
     """
 
@@ -234,6 +236,7 @@ def _of_batch(members: Sequence[nn.Module], inputs: Inputs, targets: Tensor, tas
     log_mean -= math.log(len(members))
     _check_labels(labels, log_mean, task)
     confidence, prediction = log_mean.max(1)
+    prediction = prediction.masked_fill(confidence.isnan(), _NO_ANSWER)
     loss = F.nll_loss(log_mean, labels, reduction="none").double()
     return Outcomes(loss.cpu(), labels.cpu(), prediction.cpu(), confidence.exp().cpu())
 

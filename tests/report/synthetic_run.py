@@ -317,11 +317,13 @@ def _write_samples(
     labels = rng.integers(0, 10, len(tasks))
     right = rng.random((len(rows), len(tasks))) < 0.7
     predictions = np.where(right, labels, rng.integers(-1, 10, right.shape))
+    confidences = rng.random(right.shape, dtype=np.float32)
+    predictions[0, 0], confidences[0, 0] = -1, np.nan  # an output with NaN
     tensors = {
         "images": torch.from_numpy(rng.integers(0, 256, (len(tasks), 16, 16), dtype=np.uint8)),
         "labels": torch.from_numpy(labels),
         "predictions": torch.from_numpy(predictions),
-        "confidences": torch.from_numpy(rng.random(right.shape, dtype=np.float32)),
+        "confidences": torch.from_numpy(confidences),
     }
     metadata = {"conjoin.samples": json.dumps({"tasks": tasks, "rows": rows})}
     save_file(tensors, folder / "samples.safetensors", metadata)

@@ -320,8 +320,10 @@ def test_samples_say_what_each_row_said(full):
         ):
             if said >= 0:
                 assert f": {classes[said]}, {100 * confidence:.0f} %" in alt
-        if -1 in samples.predictions[:, index]:
-            assert "does not answer" in alt
+        nan = np.isnan(samples.confidences[:, index])
+        assert alt.count(": NaN") == nan.sum()
+        silent = (samples.predictions[:, index] == -1) & ~nan
+        assert alt.count("does not answer") == silent.sum()
 
 
 def test_files_of_pictures_that_are_malformed(make, tmp_path):

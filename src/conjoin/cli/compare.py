@@ -17,7 +17,9 @@ def compare(
     ctx: typer.Context,
     models: Annotated[
         list[Path],
-        typer.Argument(metavar="MODELS", help="Two or more files or folders of weights.", show_default=False),
+        typer.Argument(
+            metavar="MODELS", help="Two or more files or folders of weights.", show_default=False
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the run.", show_default=False)

@@ -36,7 +36,7 @@ __all__ = [
     "stored_outcomes",
 ]
 
-MEASURING_VERSION = 1
+MEASURING_VERSION = 2
 """Raised whenever a change of this file changes the numbers of a row."""
 
 Progress = Callable[[str], Callable[[int, int], None]]

@@ -1,5 +1,6 @@
 """What the networks see: images with what each row says, and the first layers' filters."""
 
+import math
 from collections.abc import Sequence
 
 from conjoin.report.charts import Switch
@@ -95,6 +96,8 @@ def _card(
 def _answer(run: Run, samples: Samples, row: int, index: int) -> tuple[str, str, bool | None]:
     """Give what a row says, how sure it is, and whether it is right."""
     said, truth = int(samples.predictions[row, index]), int(samples.labels[index])
+    if math.isnan(samples.confidences[row, index]):
+        return "NaN", "", False
     if said < 0:
         return "does not answer for this task", "", None
     sure = f", {100 * float(samples.confidences[row, index]):.0f}\N{NO-BREAK SPACE}%"
