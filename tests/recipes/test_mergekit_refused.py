@@ -78,8 +78,8 @@ REFUSED = {
         "3: 'base' is chosen, but there is no `base_model:`",
     ),
     "chat_template": (
-        HEAD + "merge_method: linear\nchat_template: chatml\n",
-        "3: chat_template: the chat",
+        HEAD + "merge_method: linear\nchat_template: chatm\n",
+        "3: unknown chat template 'chatm'",
     ),
     "models and slices": (HEAD + "slices: []\nmerge_method: linear\n", ".*found"),
     "several modules": (

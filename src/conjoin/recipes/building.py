@@ -224,6 +224,7 @@ def _output(
         if files is None
         else choose(files.value, sources, base, files.place, problems),
         metadata={key: item.value for key, item in metadata.items()},
+        chat_template=table.get("chat_template", _NOTHING).value,
         place=found.place,
     )
 

@@ -119,7 +119,10 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
         base=reader.base if of_use else None,
         values=values,
         dtype=_dtype(read, reader),
-        output=Output(files_from=files_from),
+        output=Output(
+            files_from=files_from,
+            chat_template=read["chat_template"].value if "chat_template" in read else None,
+        ),
         vocabulary=vocabulary,
         path=path,
         folder=folder,

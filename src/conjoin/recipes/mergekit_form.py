@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from conjoin.recipes.forms import ByShape, Fields, Form, ListOf, TableOf
 from conjoin.recipes.mergekit_values import MergekitValue
 from conjoin.recipes.scalar_forms import Choice, Flag, LayerRange, Text, Whole
+from conjoin.recipes.template_form import Template
 
 __all__ = ["MERGEKIT_FORM"]
 
@@ -68,12 +69,9 @@ MERGEKIT_FORM = Fields(
         "out_dtype": Choice(_DTYPES, "dtype"),
         "tokenizer_source": _MODEL,
         "tokenizer": _TOKENIZER,
+        "chat_template": Template(),
         "name": Text("a name"),
     },
     "a recipe of mergekit",
     ("merge_method",),
-    {
-        "chat_template": "the chat template is a part of the tokenizer that is carried along; "
-        "change it in the result's files",
-    },
 )

@@ -13,6 +13,7 @@ from conjoin.recipes.nodes import Node, ScalarNode
 from conjoin.recipes.parameters import parameter_forms, per_model_parameters
 from conjoin.recipes.problems import Problems
 from conjoin.recipes.scalar_forms import Choice, Flag, LayerRange, Size, Text, Whole
+from conjoin.recipes.template_form import Template
 
 __all__ = ["Choosing", "FreeText", "recipe_form"]
 
@@ -135,6 +136,7 @@ def recipe_form(method: Method | None) -> Fields:
                     "format": Choice(("safetensors", "torch"), "format"),
                     "files_from": Choosing(),
                     "metadata": TableOf(FreeText(), "{key: text}"),
+                    "chat_template": Template(),
                 },
                 "the output",
             ),

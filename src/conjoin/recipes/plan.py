@@ -23,6 +23,7 @@ from conjoin.recipes.carrying import (
     unclear_config,
     unclear_vocabulary,
 )
+from conjoin.recipes.chat_templates import chat_template_of
 from conjoin.recipes.identity import identify, sha256_of
 from conjoin.recipes.opening import Model, Opened, open_sources
 from conjoin.recipes.parts import build_tasks
@@ -84,6 +85,7 @@ class Plan:
         notes: what a user should know before it runs.
         identities: of the files of every model, the base last.
         single: name of the one file that the result is; None if it is a folder.
+        chat_template: that the tokenizer of the result gets; None to leave it.
     """
 
     recipe: Recipe
@@ -95,6 +97,7 @@ class Plan:
     notes: tuple[str, ...]
     identities: tuple[tuple[Mapping[str, Any], ...], ...]
     single: str | None = None
+    chat_template: str | None = None
 
     @property
     def read_bytes(self) -> int:
@@ -133,6 +136,7 @@ class Plan:
             "inputs": [[dict(file) for file in files] for files in self.identities],
             "records": [dataclasses.asdict(record) for record in self.records()],
             "carried": self._digests,
+            "chat_template": self.chat_template,
             "conjoin": __version__,
             "torch": torch.__version__,
             "compiled": load_library() is not None,
@@ -208,6 +212,8 @@ def make_plan(
     notes += unclear_config(carried, merged.specs, recipe, layers_before(recipe, opened))
     differences = check_agreement(recipe, opened, merged)
     notes += differences if carried else []
+    template, told = chat_template_of(recipe, opened, carried)
+    notes += told
     rows = rows_of_vocabulary(recipe, opened, merged.specs)
     notes += unclear_vocabulary(carried, rows)
     if opened.matched is not None:
@@ -232,6 +238,7 @@ def make_plan(
         (*recipe.notes, *built.notes, *_notes(merged, built.dropped, opened.missing), *notes),
         tuple(tuple(identify(files)) for files in opened.files),
         single,
+        template,
     )
 
 

@@ -133,6 +133,7 @@ class Output:
         files_from: whose config and tokenizer go along: number of a model, or BASE; None if the
             recipe leaves it open.
         metadata: free text to write beside the tensors.
+        chat_template: of the tokenizer: a name or text, see `CHAT_TEMPLATES`; None to leave it.
         place: in the recipe.
     """
 
@@ -140,6 +141,7 @@ class Output:
     format: Literal["safetensors", "torch"] = "safetensors"
     files_from: int | Literal["base"] | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
     place: Place = field(default=_NOWHERE, compare=False)
 
 
@@ -332,6 +334,7 @@ class Recipe:
                 "format": self.output.format,
                 "files_from": self.output.files_from,
                 "metadata": dict(sorted(self.output.metadata.items())),
+                "chat_template": self.output.chat_template,
             },
         }
 

@@ -12,6 +12,7 @@ from conjoin.arguments import as_whole
 from conjoin.atomic import write_bytes
 from conjoin.errors import InputError, MethodError, MismatchError, NonFiniteError, StageError
 from conjoin.recipes.carrying import adjusted, layers_before, rows_of_vocabulary
+from conjoin.recipes.chat_templates import with_chat_template
 from conjoin.recipes.identity import identify, sha256_of
 from conjoin.recipes.plan import Plan
 from conjoin.recipes.provenance import RECORD, model_card, provenance, to_json
@@ -216,4 +217,6 @@ def _carry(plan: Plan, place: Place) -> None:
         specs, matched = plan.merged.specs, plan.opened.matched
         entries = () if matched is None else matched.entries
         content = adjusted(name, path.read_bytes(), specs, plan.recipe, before, rows, entries)
+        if plan.chat_template is not None:
+            content = with_chat_template(name, content, plan.chat_template)
         write_bytes(target, content)
