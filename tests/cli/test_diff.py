@@ -24,6 +24,26 @@ def test_numbers_are_those_of_numpy_in_float64(run, two):
         assert row["max_abs"] == np.abs(x - y).max()
 
 
+def test_an_adapter_has_moved_what_it_changes(run, tmp_path):
+    weights = {f"model.layers.0.{part}.weight": torch.eye(2) for part in ("up", "down")}
+    (tmp_path / "base").mkdir()
+    save(weights, tmp_path / "base/model.safetensors")
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    name = "base_model.model.model.layers.0.up"
+    factors = {"A": torch.tensor([[1.0, 2.0]]), "B": torch.tensor([[3.0], [4.0]])}
+    save({f"{name}.lora_{k}.weight": v for k, v in factors.items()}, lora / "adapter_model.bin")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 0.5, "target_modules": ["up"]}
+    (lora / "adapter_config.json").write_text(json.dumps(config))
+    found = report(run, tmp_path / "base", f"{tmp_path / 'base'}+{lora}")
+    moved = {row["name"]: row["l2"] for row in found["tensors"]}
+    expected = 0.5 * np.linalg.norm([[3.0, 6.0], [4.0, 8.0]])
+    assert moved == {
+        "model.layers.0.up.weight": pytest.approx(expected),
+        "model.layers.0.down.weight": 0.0,
+    }
+
+
 def test_layers_and_totals(run, two):
     found = report(run, *two)
     assert [(row["name"], row["kind"]) for row in found["layers"]] == [

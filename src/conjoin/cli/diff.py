@@ -4,12 +4,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from conjoin.cli.errors import TROUBLE
+from conjoin.cli.model_argument import open_model
 from conjoin.cli.output import (
     format_number,
     make_table,
@@ -33,8 +33,11 @@ class Order(StrEnum):
 
 def diff(
     ctx: typer.Context,
-    first: Annotated[Path, typer.Argument(metavar="A", help="A file.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    first: Annotated[
+        str,
+        typer.Argument(metavar="A", help="A file, folder, or reference: org/name@main+org/lora."),
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.")],
     layers: Annotated[
         bool, typer.Option("--layers", help="A row per layer instead of one per tensor.")
     ] = False,
@@ -53,7 +56,8 @@ def diff(
 ) -> None:
     """Measure how far apart two models are, tensor by tensor and layer by layer.
 
-    Shows where fine-tuning has moved a network, and whether two files have the same weights.
+    Shows where fine-tuning, or an adapter, has moved a network, and whether two models have the
+    same weights.
     Relative is the distance divided by the norm of A; cosine is 1 for equal directions. It is
     computed in float64, in pieces. Names in one file only, other shapes and other dtypes are
     listed below the table.
@@ -62,15 +66,16 @@ def diff(
 
     [dim]conjoin diff base.safetensors tuned.safetensors --layers --sort distance[/dim]
 
+    [dim]conjoin diff base base+lora --layers[/dim]
+
     [dim]conjoin diff a.safetensors b.pt --exit-code > /dev/null && echo same[/dim]
     """
     if exit_code:
         ctx.meta[TROUBLE] = 2
-    from conjoin.checkpoints import open_checkpoint
     from conjoin.cli.progress import tracked
     from conjoin.measure import compare_structure, distances
 
-    a, b = open_checkpoint(first, entry=entry), open_checkpoint(second, entry=entry)
+    a, b = open_model(first, entry), open_model(second, entry)
     structure = compare_structure(a, b)
     with tracked(a) as counted:
         rows = distances(counted, b, only_shared=True)
