@@ -341,11 +341,9 @@ def test_what_does_not_fit_is_said(tmp_path, vocabulary, message):
         _plan(tmp_path, vocabulary=vocabulary)
 
 
-def test_the_tokenizer_of_another_model_cannot_go_along(tmp_path):
+def test_the_tokenizer_of_a_union_is_that_of_files_from(tmp_path):
     write(tmp_path, "a", "uvw")
     write(tmp_path, "b", "vuw")
-    with pytest.raises(RecipeError, match="`files_from` says another"):
-        _plan(tmp_path, vocabulary="a", output={"files_from": "b"})
     plan = _plan(tmp_path, vocabulary="union", output={"files_from": "b"})
     assert plan.carried["tokenizer.json"].parent.name == "b"
 

@@ -13,7 +13,7 @@ tensors are tied is known before any data are read, from `specs`.
 """
 
 from conjoin.checkpoints.adapter import open_adapter
-from conjoin.checkpoints.carried import carried_files
+from conjoin.checkpoints.carried import carried_files, is_of_tokenizer
 from conjoin.checkpoints.checkpoint import Checkpoint, cut_at_multiples
 from conjoin.checkpoints.descriptors import files_kept_open
 from conjoin.checkpoints.memory import MemoryCheckpoint
@@ -47,6 +47,7 @@ __all__ = [
     "describe_name_difference",
     "files_kept_open",
     "from_module",
+    "is_of_tokenizer",
     "kind_by_name",
     "locate",
     "match_names",

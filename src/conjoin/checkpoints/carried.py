@@ -10,7 +10,7 @@ from conjoin.checkpoints.folder import check_within
 from conjoin.checkpoints.layout import choose_weights
 from conjoin.errors import CheckpointError
 
-__all__ = ["carried_files", "is_carried"]
+__all__ = ["carried_files", "is_carried", "is_of_tokenizer"]
 
 _SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".vocab", ".spm")
 _LICENCE = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)([.-].*)?", re.IGNORECASE)
@@ -28,6 +28,11 @@ _WITH_CODE = (
     "processor_config.json",
 )
 _TEMPLATES = "additional_chat_templates"
+_OF_TOKENIZERS = re.compile(
+    r"tokenizer.*\.json|tokenization\w*\.py|special_tokens_map\.json|added_tokens\.json|"
+    r"vocab\.(json|txt)|merges\.txt|chat_template\.(json|jinja)|"
+    rf".*\.(model|tiktoken|bpe|vocab|spm)|{_TEMPLATES}/.*"
+)
 
 
 def is_carried(name: str) -> bool:
@@ -39,6 +44,15 @@ def is_carried(name: str) -> bool:
     if name.startswith(".") or _OF_THE_TRAINING.fullmatch(name):
         return False
     return name.endswith(_SUFFIXES) or _LICENCE.fullmatch(name) is not None
+
+
+def is_of_tokenizer(name: str) -> bool:
+    """Say by its name whether a carried file belongs to the tokenizer.
+
+    >>> [is_of_tokenizer(name) for name in ("config.json", "tokenizer.json", "spiece.model")]
+    [False, True, True]
+    """
+    return _OF_TOKENIZERS.fullmatch(name) is not None
 
 
 def carried_files(folder: str | os.PathLike[str]) -> list[Path]:

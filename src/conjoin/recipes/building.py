@@ -20,7 +20,7 @@ from conjoin.recipes.problems import Place, Problems
 from conjoin.recipes.recipe import BASE, Keep, KindRule, Output, Part, Recipe, Source, Use
 from conjoin.recipes.values import Value
 
-__all__ = ["build", "check_method", "expand_path", "name_sources"]
+__all__ = ["build", "check_method", "expand_path", "name_sources", "of_both"]
 
 _NOTHING: Found[Any] = Found(None, Place())
 _MODEL_KEYS = frozenset({"model", "name", "align", "entry", "layers"})
@@ -77,7 +77,7 @@ def build(
     parts = _parts(read, stacked, sources, folder, problems)
     named = name_sources(sources.found, base, problems)
     values = _values(read.get("parameters", _NOTHING).value or {})
-    output = _output(read, named, base, problems)
+    both = of_both(read, named, base, problems)
     recipe = Recipe(
         method=method,
         sources=named,
@@ -85,25 +85,32 @@ def build(
         stacked=stacked,
         base=base,
         values=values,
-        keep=_keep(read, named, base, problems),
-        kinds=_kinds(read),
-        only_some=read.get("only_some", Found("refuse", root.place)).value,
-        layers=read.get("layers", _NOTHING).value,
         arithmetic=_dtype(read.get("arithmetic", _NOTHING).value),
         dtype=_dtype(read.get("dtype", _NOTHING).value),
-        nonfinite=read.get("nonfinite", Found("refuse", root.place)).value,
-        seed=read.get("seed", Found(0, root.place)).value,
-        output=output,
-        vocabulary=read_vocabulary(
-            read.get("vocabulary"), named, base, output.files_from, problems
-        ),
+        vocabulary=read_vocabulary(read.get("vocabulary"), named, base, problems),
         path=path,
         folder=folder,
         places={key: found.place for key, found in read.items()},
+        **both,
     )
     if clean:  # what could not be read would be missed here
         check_method(recipe, root.place, problems)
     return recipe
+
+
+def of_both(
+    read: Read, sources: Sequence[Source], base: Source | None, problems: Problems
+) -> dict[str, Any]:
+    """Give the arguments of `Recipe` that may be said in mergekit's recipes too (`OF_BOTH`)."""
+    return {
+        "keep": _keep(read, sources, base, problems),
+        "kinds": _kinds(read),
+        "only_some": read["only_some"].value if "only_some" in read else "refuse",
+        "layers": read.get("layers", _NOTHING).value,
+        "nonfinite": read["nonfinite"].value if "nonfinite" in read else "refuse",
+        "seed": read["seed"].value if "seed" in read else 0,
+        "output": _output(read, sources, base, problems),
+    }
 
 
 def _parts(

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from conjoin.checkpoints import Checkpoint, carried_files
+from conjoin.checkpoints import Checkpoint, carried_files, is_of_tokenizer
 from conjoin.errors import ConjoinError, RecipeError
 from conjoin.recipes.beside import folder_of, folder_of_tokenizer, parsed_json
 from conjoin.recipes.layers import Stack, find_layers, senses_of
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import BASE, UNION, Recipe
 from conjoin.recipes.speakers import EMBEDDINGS
+from conjoin.recipes.tied_heads import TIED
 from conjoin.recipes.tokens import TOKENIZER, with_decoded_tokens, with_tokens
 
 __all__ = [
@@ -73,16 +74,37 @@ def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[
                 "it has no config and tokenizer to take along"
             )
         return {}, []
+    told_too: list[str] = []
     try:
         found = {str(path.relative_to(folder)): path for path in carried_files(folder)}
+        if recipe.vocabulary is not None:
+            found, told_too = _with_tokenizer(found, recipe, opened, checkpoint)
     except ConjoinError as error:
         raise RecipeError(f"{recipe.output.place}: {error}") from error
-    spoken = folder_of_tokenizer(checkpoint, TOKENIZER)
-    if recipe.vocabulary is not None and spoken is not None:
-        found |= {name: spoken / name for name in _OF_TOKENIZERS if (spoken / name).is_file()}
     count = f"{len(found)} file{'' if len(found) == 1 else 's'}"
     told = [f"config, tokenizer and the like ({count}) come from {where}"] if found else []
-    return found, told
+    return found, [*told, *told_too]
+
+
+def _with_tokenizer(
+    found: Mapping[str, Path], recipe: Recipe, opened: Opened, carrier: Checkpoint
+) -> tuple[dict[str, Path], list[str]]:
+    """Put in the files of the tokenizer whose tokens the result has, and say whose they are."""
+    assert recipe.vocabulary is not None
+    of, speaker = recipe.vocabulary.of, carrier
+    if of != UNION and (chosen := opened.base if of == BASE else opened.models[int(of)]):
+        speaker = chosen
+    folder = folder_of_tokenizer(speaker, TOKENIZER)
+    if folder is None:
+        return dict(found), []
+    if speaker is carrier:  # maybe those of its adapter
+        own = {name: folder / name for name in _OF_TOKENIZERS if (folder / name).is_file()}
+        return {**found, **own}, []
+    kept = {name: path for name, path in found.items() if not is_of_tokenizer(name)}
+    theirs = {str(path.relative_to(folder)): path for path in carried_files(folder)}
+    kept |= {name: path for name, path in theirs.items() if is_of_tokenizer(name)}
+    which = "the base" if of == BASE else f"model {of}"
+    return dict(sorted(kept.items())), [f"the tokenizer is that of {which}, {speaker.source}"]
 
 
 def carrier_of(recipe: Recipe, opened: Opened) -> tuple[int | str, Checkpoint | None]:
@@ -176,6 +198,8 @@ def adjusted(
     before: int | None,
     rows: Rows | None = None,
     entries: Sequence[Mapping[str, Any]] = (),
+    *,
+    untied: bool = False,
 ) -> bytes:
     """Give the content of a carried file for the result: a config says layers, rows and dtype.
 
@@ -192,10 +216,11 @@ def adjusted(
         before: layers of the model that the file is of, see `layers_before`.
         rows: of embeddings, see `rows_of_vocabulary`.
         entries: of new tokens, see `Matched`.
+        untied: whether the result has a head of its own, whatever the config says.
     """
     if entries and name in _TOKENIZERS:
         return _TOKENIZERS[name](content, entries)
-    changed = recipe.stacked or recipe.dtype is not None or rows is not None
+    changed = recipe.stacked or recipe.dtype is not None or rows is not None or untied
     if name != "config.json" or not changed:
         return content
     config = parsed_json(content)
@@ -207,6 +232,11 @@ def adjusted(
         for _, found in _configs(config):
             if found.get("vocab_size") == rows[0]:
                 found["vocab_size"] = rows[1]
+    if untied:
+        config[TIED] = False
+        for _, found in _configs(config):
+            if TIED in found:
+                found[TIED] = False
     if recipe.dtype is not None:
         for _, found in _configs(config):
             for key in _DTYPES:

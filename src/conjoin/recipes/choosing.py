@@ -61,7 +61,6 @@ def read_vocabulary(
     found: Found[Any] | None,
     sources: Sequence[Source],
     base: Source | None,
-    files: int | Literal["base"] | None,
     problems: Problems,
 ) -> Vocabulary | None:
     """Give what a recipe says of its vocabulary.
@@ -70,7 +69,6 @@ def read_vocabulary(
         found: what stands there; None for nothing.
         sources: the models.
         base: the base.
-        files: whose files go along, if the recipe says so.
         problems: where to note what does not fit.
     """
     if found is None:
@@ -98,12 +96,6 @@ def read_vocabulary(
 
     tokens: Read = table.get("tokens", _NOTHING).value or {}
     whose = UNION if of.value == UNION else chosen_by(of)
-    if files is not None and whose not in (UNION, files):
-        problems.add(
-            of.place,
-            "the tokenizer of the model that the vocabulary is of goes along, and `files_from` "
-            "says another; leave it out",
-        )
     multiple = table.get("multiple", Found(1, found.place))
     vocabulary = Vocabulary(
         of=whose,

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 
 from conjoin.methods import MERGEKIT_IGNORED, METHODS, Method, Need
-from conjoin.recipes.building import check_method, name_sources
+from conjoin.recipes.building import check_method, name_sources, of_both
 from conjoin.recipes.forms import Found
 from conjoin.recipes.mergekit_form import MERGEKIT_FORM
 from conjoin.recipes.mergekit_parameters import (
@@ -38,7 +38,7 @@ from conjoin.recipes.mergekit_parameters import (
 from conjoin.recipes.mergekit_tokens import Chooser, reference_of, vocabulary_of
 from conjoin.recipes.nodes import ListNode, Node, ScalarNode, TableNode
 from conjoin.recipes.problems import Place, Problems, unknown
-from conjoin.recipes.recipe import BASE, UNION, Output, Part, Recipe, Source, Use
+from conjoin.recipes.recipe import BASE, Part, Recipe, Source, Use
 from conjoin.recipes.values import Gradient, Value
 
 __all__ = ["build_mergekit"]
@@ -92,7 +92,7 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
         problems=problems,
         base=None if base is None else Source(reference_of(base.value), place=base.place),
     )
-    kind, inputs, module = _inputs(read, root, reader)
+    kind, inputs, module = _inputs(read, table, reader)
     parts = _slices(inputs, reader) if kind == "slices" else _models(inputs, reader)
     values = with_defaults(chained(reader.parameters(module), reader.parameters(read)), method)
     _required(parts, values, reader)
@@ -100,34 +100,38 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
         parts = tuple(by_names_of_models(part, values, method) for part in parts)
     chooser = Chooser(reader.sources, reader.base, problems)
     vocabulary = vocabulary_of(read, chooser)
-    files_from = None
-    if vocabulary is not None and vocabulary.of != UNION:
-        files_from = vocabulary.of
-    elif reader.base is not None:
+    # Also if the tokenizer is another model's.
+    files_from: int | Literal["base"] | None = None if vocabulary is None else 0
+    if reader.base is not None:
         files_from = chooser.choose(reader.base.reference, reader.base.place)
     if vocabulary is not None:
         reader.note(
             "rows of embeddings without a token are kept; mergekit leaves them out, so that its "
             "result may have fewer rows than the models"
         )
-    of_use = method.takes_base or files_from == BASE
+    sources = name_sources(reader.sources, reader.base, problems)
+    both = of_both(read, sources, reader.base, problems)
+    output = both["output"]
+    if output.files_from is None:
+        output = replace(output, files_from=files_from)
+    if "chat_template" in read:
+        output = replace(output, chat_template=read["chat_template"].value)
+    chosen = [output.files_from, *(rule.source for rule in both["keep"])]
+    of_use = method.takes_base or BASE in chosen
     recipe = Recipe(
         method=method,
-        sources=tuple(name_sources(reader.sources, reader.base, problems)),
+        sources=sources,
         parts=parts,
         stacked=kind == "slices",
         base=reader.base if of_use else None,
         values=values,
         dtype=_dtype(read, reader),
-        output=Output(
-            files_from=files_from,
-            chat_template=read["chat_template"].value if "chat_template" in read else None,
-        ),
         vocabulary=vocabulary,
         path=path,
         folder=folder,
         places={key: found.place for key, found in read.items()},
         dialect="mergekit",
+        **both | {"output": output},
     )
     problems.raise_if_any()
     check_method(recipe, root.place, problems)
@@ -161,9 +165,10 @@ def _method(read: Read, problems: Problems) -> Method | None:
 
 
 def _inputs(
-    read: Read, root: TableNode, reader: _Reader
+    read: Read, root: Node, reader: _Reader
 ) -> tuple[Literal["models", "slices"], Found[Any], Read]:
     """What is merged, with the parameters of the only module if there is one."""
+    assert isinstance(root, TableNode)
     given = [key for key in ("models", "slices", "modules") if key in root.entries]
     nothing: Found[Any] = Found([], root.place)
     if len(given) != 1:

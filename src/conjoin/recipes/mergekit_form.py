@@ -4,13 +4,16 @@ from collections.abc import Mapping
 
 from conjoin.recipes.forms import ByShape, Fields, Form, ListOf, TableOf
 from conjoin.recipes.mergekit_values import MergekitValue
+from conjoin.recipes.native import OF_BOTH
 from conjoin.recipes.scalar_forms import Choice, Flag, LayerRange, Text, Whole
 from conjoin.recipes.template_form import Template
 
 __all__ = ["MERGEKIT_FORM"]
 
 _DTYPES = tuple(
-    prefix + name for prefix in ("", "torch.") for name in ("bfloat16", "float16", "float32")
+    prefix + name
+    for prefix in ("", "torch.")
+    for name in ("bfloat16", "float16", "float32", "float64")
 )
 
 _PATH = ByShape(
@@ -71,7 +74,12 @@ MERGEKIT_FORM = Fields(
         "tokenizer": _TOKENIZER,
         "chat_template": Template(),
         "name": Text("a name"),
+        **OF_BOTH,
     },
     "a recipe of mergekit",
     ("merge_method",),
+    {
+        "random_seed": "mergekit ignores this key; write `seed:`",
+        "int8_mask": "mergekit ignores this key here; leave it out",
+    },
 )

@@ -3,6 +3,7 @@
 The reader and the JSON schema are both made of these forms.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from conjoin.recipes.problems import Problems
 from conjoin.recipes.scalar_forms import Choice, Flag, LayerRange, Size, Text, Whole
 from conjoin.recipes.template_form import Template
 
-__all__ = ["Choosing", "FreeText", "recipe_form"]
+__all__ = ["OF_BOTH", "Choosing", "FreeText", "recipe_form"]
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 _MODEL = Text("a model (a path, or an id of the Hub)")
@@ -84,6 +85,27 @@ def _vocabulary() -> Fields:
     )
 
 
+OF_BOTH: Mapping[str, Form] = {
+    "keep": TableOf(Choosing(), "{pattern: model}"),
+    "kinds": TableOf(Choice(tuple(kind.value for kind in Kind), "kind"), "{pattern: kind}"),
+    "only_some": Choice(("refuse", "keep", "drop")),
+    "layers": Text("a pattern"),
+    "nonfinite": Choice(("refuse", "allow")),
+    "seed": Whole(),
+    "output": Fields(
+        {
+            "shard_size": Size(),
+            "format": Choice(("safetensors", "torch"), "format"),
+            "files_from": Choosing(),
+            "metadata": TableOf(FreeText(), "{key: text}"),
+            "chat_template": Template(),
+        },
+        "the output",
+    ),
+}
+"""Keys that may stand in a recipe of mergekit's too, which ignores them."""
+
+
 def recipe_form(method: Method | None) -> Fields:
     """Give the form of a recipe.
 
@@ -120,26 +142,11 @@ def recipe_form(method: Method | None) -> Fields:
             "base": ByShape(_MODEL, Fields(source, "the base", ("model",))),
             "models": ListOf(ByShape(_MODEL, model), "models"),
             "parameters": parameters,
-            "keep": TableOf(Choosing(), "{pattern: model}"),
-            "kinds": TableOf(Choice(tuple(kind.value for kind in Kind), "kind"), "{pattern: kind}"),
-            "only_some": Choice(("refuse", "keep", "drop")),
-            "layers": Text("a pattern"),
             "slices": ListOf(a_slice, "slices"),
             "arithmetic": Choice(("float32", "float64"), "dtype"),
             "dtype": Choice(_DTYPES, "dtype"),
             "vocabulary": ByShape(Choosing(), _vocabulary()),
-            "nonfinite": Choice(("refuse", "allow")),
-            "seed": Whole(),
-            "output": Fields(
-                {
-                    "shard_size": Size(),
-                    "format": Choice(("safetensors", "torch"), "format"),
-                    "files_from": Choosing(),
-                    "metadata": TableOf(FreeText(), "{key: text}"),
-                    "chat_template": Template(),
-                },
-                "the output",
-            ),
+            **OF_BOTH,
         },
         "a recipe",
         ("method",),

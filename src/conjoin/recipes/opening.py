@@ -17,6 +17,7 @@ from conjoin.checkpoints import (
 from conjoin.errors import ConjoinError
 from conjoin.recipes.problems import Problems
 from conjoin.recipes.recipe import Recipe, Source
+from conjoin.recipes.tied_heads import with_heads
 from conjoin.recipes.vocabulary import Matched, match_vocabulary
 from conjoin.streaming import NotedCheckpoint
 
@@ -36,12 +37,16 @@ class Opened:
         files: of every model, the base last: those of its tensors, then that of its order of
             units (``align:``), if it has one, and that of its tokens (``vocabulary:``).
         matched: how their rows are matched by token, if they are.
+        untied: whether the result has a head of its own, though some models are tied.
+        notes: what should be told.
     """
 
     models: tuple[NotedCheckpoint, ...]
     base: NotedCheckpoint | None
     files: tuple[tuple[Path, ...], ...]
     matched: Matched | None = None
+    untied: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def everyone(self) -> tuple[NotedCheckpoint, ...]:
@@ -83,6 +88,11 @@ def open_sources(
         except ConjoinError as error:
             problems.take(source.place, error)
     problems.raise_if_any()
+    labels = [f"model {k} ({one.reference})" for k, one in enumerate(recipe.sources)]
+    if recipe.base is not None:
+        labels.append(f"the base ({recipe.base.reference})")
+    heads = with_heads(found, labels)
+    found = list(heads.models)
     matched = None
     if recipe.vocabulary is not None:
         matched = match_vocabulary(recipe, found, problems)
@@ -93,7 +103,7 @@ def open_sources(
     noted = [NotedCheckpoint(one) for one in found]
     count = len(recipe.sources)
     base = noted[count] if recipe.base is not None else None
-    return Opened(tuple(noted[:count]), base, tuple(files), matched)
+    return Opened(tuple(noted[:count]), base, tuple(files), matched, heads.untied, heads.notes)
 
 
 def _open(

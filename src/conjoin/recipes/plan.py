@@ -211,7 +211,7 @@ def make_plan(
     carried, notes = carried_from(recipe, opened) if single is None else ({}, [])
     notes += unclear_config(carried, merged.specs, recipe, layers_before(recipe, opened))
     differences = check_agreement(recipe, opened, merged)
-    notes += differences if carried else []
+    notes += [*opened.notes, *(differences if carried else [])]
     template, told = chat_template_of(recipe, opened, carried)
     notes += told
     rows = rows_of_vocabulary(recipe, opened, merged.specs)

@@ -216,7 +216,16 @@ def _carry(plan: Plan, place: Place) -> None:
         target.parent.mkdir(exist_ok=True)
         specs, matched = plan.merged.specs, plan.opened.matched
         entries = () if matched is None else matched.entries
-        content = adjusted(name, path.read_bytes(), specs, plan.recipe, before, rows, entries)
+        content = adjusted(
+            name,
+            path.read_bytes(),
+            specs,
+            plan.recipe,
+            before,
+            rows,
+            entries,
+            untied=plan.opened.untied,
+        )
         if plan.chat_template is not None:
             content = with_chat_template(name, content, plan.chat_template)
         write_bytes(target, content)

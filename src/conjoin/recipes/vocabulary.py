@@ -34,7 +34,7 @@ class Matched:
 
     Args:
         models: in the order they were given in.
-        rows: of embeddings, in the model whose tokenizer goes along and in the result.
+        rows: of embeddings, in the model whose config goes along and in the result.
         entries: what has to be added to that tokenizer.
         files: what the tokens were read from, of every model.
         notes: what should be told.
@@ -88,7 +88,7 @@ def match_vocabulary(
     ]
     return Matched(
         tuple(seen),
-        (everyone[carrier].rows, rows),
+        (everyone[_whose_config(recipe, base, carrier)].rows, rows),
         tuple(entries),
         tuple(one.path for one in everyone),
         tuple(_notes(everyone, carrier, numbers, rows, plain)),
@@ -96,13 +96,21 @@ def match_vocabulary(
 
 
 def _carrier(recipe: Recipe, base: int | None) -> int:
-    """Give the number of the model whose tokenizer goes along, as `carrier_of` does."""
+    """Give the number of the model whose tokenizer goes along."""
     assert recipe.vocabulary is not None
     chosen = recipe.vocabulary.of
     if chosen == UNION:
         files = recipe.output.files_from
         chosen = files if files is not None else BASE if base is not None else 0
     return base if chosen == BASE and base is not None else int(chosen)
+
+
+def _whose_config(recipe: Recipe, base: int | None, carrier: int) -> int:
+    """Give the number of the model whose config goes along, as `carrier_of` does."""
+    files = recipe.output.files_from
+    if files is None:
+        return carrier
+    return base if files == BASE and base is not None else int(files)
 
 
 def _result(
