@@ -1,12 +1,14 @@
 """The tasks of a recipe: for every tensor of the result, what is to be done."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from conjoin.checkpoints import Checkpoint, Kind, match_names
 from conjoin.errors import ConjoinError, RecipeError
 from conjoin.merging import Rule, Settings, Source, Task, make_tasks
+from conjoin.recipes.carrying import carrier_of
+from conjoin.recipes.constants import choose_constants
 from conjoin.recipes.layers import Outside
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.problems import Place, Problems
@@ -47,8 +49,11 @@ def build_tasks(recipe: Recipe, opened: Opened) -> Built:
     for one in slices:
         left_out = _left_out(recipe, opened, one)
         dropped += left_out
+        constants = _constants(recipe, opened, one)
+        notes += _about_constants(one, constants)
+        left_out += [name for name, chosen in constants.items() if chosen is None]
         try:
-            made = _tasks_of(recipe, opened, one, left_out)
+            made = _tasks_of(recipe, opened, one, left_out, constants)
         except ConjoinError as error:
             problems.take(one.part.place, error)
             continue
@@ -60,7 +65,7 @@ def build_tasks(recipe: Recipe, opened: Opened) -> Built:
             *(name for table in tables for name in table),
             *(n for t in tables for n in t.values()),
         ]
-        notes = _check_patterns(recipe, list(dict.fromkeys(names)), problems)
+        notes += _check_patterns(recipe, list(dict.fromkeys(names)), problems)
     problems.raise_if_any()
     return Built(tasks, tuple(dropped), tuple(notes))
 
@@ -85,6 +90,38 @@ def _left_out(recipe: Recipe, opened: Opened, one: Slice) -> list[str]:
     return [name for name in names if name not in everywhere | kept | tied]
 
 
+def _constants(recipe: Recipe, opened: Opened, one: Slice) -> dict[str, int | None]:
+    """Choose constants that do not fit together; only in a recipe of mergekit's, see there."""
+    if recipe.dialect != "mergekit":
+        return {}
+    tables = [(use.source, table) for use, table in zip(one.part.uses, one.tables, strict=True)]
+    if one.base is not None and recipe.method.takes_base:
+        # What the base alone has is in no result.
+        shared = {n: t for n, t in one.base.items() if any(n in table for _, table in tables)}
+        tables.append((len(opened.models), shared))
+    kinds = _kinds(recipe, one)
+    views = [RenamedCheckpoint(opened.everyone[number], t, kinds) for number, t in tables]
+    carrier, _ = carrier_of(recipe, opened)
+    wanted = len(opened.models) if carrier == BASE else int(carrier)
+    places = [place for place, (number, _) in enumerate(tables) if number == wanted]
+    found = choose_constants(views, places[0] if places else None)
+    return {name: n for name, n in found.items() if _kept_from(recipe, name) is None}
+
+
+def _about_constants(one: Slice, constants: Mapping[str, int | None]) -> Iterator[str]:
+    """Say from where constants are taken that do not fit together."""
+    for chosen in dict.fromkeys(constants.values()):
+        names = [name for name, number in constants.items() if number == chosen]
+        more = ", ..." if len(names) > 1 else ""
+        if chosen is None:
+            told = "are left out"
+        elif chosen < len(one.part.uses):
+            told = f"are those of model {one.part.uses[chosen].source}"
+        else:
+            told = "are those of the base"
+        yield f"constants that do not fit together {told}: {names[0]!r}{more}"
+
+
 def _tied_to(model: Checkpoint, table: Table, name: str) -> str | None:
     """The first name, in the result, of a tensor that has two."""
     first = model.specs[table[name]].alias_of
@@ -101,7 +138,11 @@ def _kept_from(recipe: Recipe, name: str) -> tuple[int | str, Place] | None:
 
 
 def _tasks_of(
-    recipe: Recipe, opened: Opened, one: Slice, left_out: Sequence[str]
+    recipe: Recipe,
+    opened: Opened,
+    one: Slice,
+    left_out: Sequence[str],
+    constants: Mapping[str, int | None],
 ) -> dict[str, Task]:
     numbers = [use.source for use in one.part.uses]
     kinds = _kinds(recipe, one)
@@ -116,7 +157,8 @@ def _tasks_of(
         wanted = dict.fromkeys(name for seen in views for name in seen.specs)
         base = view(len(opened.models), {n: t for n, t in one.base.items() if n in wanted})
         numbers.append(len(opened.models))
-    kept = _kept(recipe, one, views, base, numbers)
+    chosen = {name: number for name, number in constants.items() if number is not None}
+    kept = chosen | _kept(recipe, one, views, base, numbers)
 
     def settings(name: str) -> Settings:
         if views[0].specs[name].kind in (Kind.COUNTER, Kind.CONSTANT):
