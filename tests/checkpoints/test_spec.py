@@ -1,7 +1,17 @@
+from pathlib import Path
+
 import pytest
 import torch
 
-from conjoin.checkpoints import Kind, Spec, kind_by_name, override_kinds
+from conjoin.checkpoints import (
+    Kind,
+    Spec,
+    as_checkpoint,
+    kind_by_name,
+    open_checkpoint,
+    override_kinds,
+    save,
+)
 from conjoin.errors import InputError
 
 
@@ -26,6 +36,26 @@ from conjoin.errors import InputError
 )
 def test_kind_by_name(name: str, dtype: torch.dtype, kind: Kind) -> None:
     assert kind_by_name(name, dtype) is kind
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "kind"),
+    [
+        ("h.0.attn.bias", (1, 1, 8, 8), Kind.CONSTANT),  # GPT-2's causal mask
+        ("transformer.h.11.attn.bias", (1, 1, 1024, 1024), Kind.CONSTANT),
+        ("h.0.attn.bias", (8,), Kind.WEIGHT),
+        ("h.0.attn.bias", (1, 4, 8, 8), Kind.WEIGHT),  # one for each head was trained
+        ("h.0.attn.c_attn.bias", (1, 1, 8, 8), Kind.WEIGHT),
+        ("conv.weight", (1, 1, 3, 3), Kind.WEIGHT),
+    ],
+)
+def test_masks_are_told_by_their_shape(
+    name: str, shape: tuple[int, ...], kind: Kind, tmp_path: Path
+) -> None:
+    assert kind_by_name(name, torch.float32, shape) is kind
+    path = save({name: torch.ones(shape)}, tmp_path / "model.safetensors")
+    assert open_checkpoint(path).specs[name].kind is kind
+    assert as_checkpoint({name: torch.ones(shape)}).specs[name].kind is kind
 
 
 def test_sizes() -> None:

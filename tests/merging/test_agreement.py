@@ -46,6 +46,17 @@ def test_shapes_show_both_and_only_the_first_few():
     assert "'w5'" not in message
 
 
+def test_vocabularies_that_differ_are_to_be_matched():
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    a, b = ({name: torch.zeros(rows, 3) for name in names} for rows in (7, 8))
+    with pytest.raises(MismatchError, match="--vocabulary union"):
+        merge([a, b])
+    with pytest.raises(MismatchError, match="Merge models of one structure"):
+        merge([a | {"fc.weight": torch.zeros(2)}, b | {"fc.weight": torch.zeros(3)}])
+    with pytest.raises(MismatchError, match="Merge models of one structure"):
+        merge([a, {name: torch.zeros(7, 4) for name in names}])
+
+
 def test_a_scalar_is_not_a_vector_of_one():
     with pytest.raises(MismatchError, match=r"'w': \[\] and \[1\]"):
         merge([{"w": torch.zeros(())}, {"w": torch.zeros(1)}])

@@ -143,7 +143,7 @@ def remote_specs(name: str, revision: str | None = None) -> dict[str, Spec]:
                     f"this version of torch cannot represent; known are {', '.join(DTYPES)}"
                 )
             dtype = DTYPES[info.dtype]
-            kind = kind_by_name(tensor, dtype)
+            kind = kind_by_name(tensor, dtype, tuple(info.shape))
             specs[tensor] = Spec(tuple(info.shape), dtype, kind, source=f"{file} of {what}")
     return specs
 

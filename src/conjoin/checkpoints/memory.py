@@ -118,7 +118,7 @@ def _specs_of(tensors: Mapping[str, Tensor], source: str) -> dict[str, Spec]:
     for name, tensor in tensors.items():
         first = canonical.setdefault(_place(tensor), name)
         alias_of = None if first == name else first
-        kind = kind_by_name(first, tensor.dtype)
+        kind = kind_by_name(first, tensor.dtype, tuple(tensor.shape))
         specs[name] = Spec(tuple(tensor.shape), tensor.dtype, kind, alias_of, source)
     return specs
 

@@ -77,7 +77,7 @@ class SafetensorsFile(Checkpoint):
         for name in _order_of_names(header.metadata, header.entries, aliases):
             kept = aliases.get(name)
             entry = header.entries[kept or name]
-            kind = kind_by_name(kept or name, entry.dtype)
+            kind = kind_by_name(kept or name, entry.dtype, entry.shape)
             self._specs[name] = Spec(entry.shape, entry.dtype, kind, kept, str(path))
 
     @property

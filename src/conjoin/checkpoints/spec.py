@@ -84,12 +84,13 @@ _FLOAT_CONSTANTS = frozenset(
 )
 
 
-def kind_by_name(name: str, dtype: torch.dtype) -> Kind:
-    """Guess the kind of a tensor in a file from its name and dtype.
+def kind_by_name(name: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Kind:
+    """Guess the kind of a tensor in a file from its name and dtype, and of one by its shape.
 
     The last component of the name decides: BatchNorm's statistics and counters, then anything
-    that is not floating or complex is a constant, then the known untrained buffers. The rest
-    are weights. `override_kinds` corrects what a name cannot tell.
+    that is not floating or complex is a constant, then the known untrained buffers, and GPT-2's
+    ``attn.bias`` [1, 1, n, n], which is a mask. The rest are weights. `override_kinds` corrects
+    what a name cannot tell.
 
     >>> kind_by_name("layer1.0.bn.running_var", torch.float32).value
     'statistic'
@@ -97,6 +98,8 @@ def kind_by_name(name: str, dtype: torch.dtype) -> Kind:
     'constant'
     >>> kind_by_name("fc.bias", torch.float16).value
     'weight'
+    >>> kind_by_name("h.0.attn.bias", torch.float32, (1, 1, 8, 8)).value
+    'constant'
     """
     last = name.rpartition(".")[2]
     if last in _STATISTICS:
@@ -104,6 +107,9 @@ def kind_by_name(name: str, dtype: torch.dtype) -> Kind:
     if last in _COUNTERS:
         return Kind.COUNTER
     if not (dtype.is_floating_point or dtype.is_complex) or last in _FLOAT_CONSTANTS:
+        return Kind.CONSTANT
+    is_mask = len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
+    if is_mask and f".{name}".endswith(".attn.bias"):
         return Kind.CONSTANT
     return Kind.WEIGHT
 

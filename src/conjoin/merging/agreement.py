@@ -1,5 +1,6 @@
 """Whether several checkpoints can be merged, from their headers: names, shapes, dtypes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ __all__ = ["agree", "check_ties", "kept_names", "label"]
 
 # An error shows the first few tensors that do not fit.
 SHOWN = 5
+_OF_TOKENS = re.compile(r"embed|wte|shared|lm_head|predictions")
+"""Names of what has a row for each token."""
 
 
 def label(number: int, checkpoint: Checkpoint) -> str:
@@ -113,7 +116,7 @@ def _same_shapes(
     if wrong:
         raise MismatchError(
             f"{len(wrong)} tensors of {label(0, first)} and {label(number, other)} have different "
-            f"shapes: {_shown(wrong)}. Merge models of one structure, or keep={{pattern: number}}"
+            f"shapes: {_shown(wrong)}. {_what_to_do(pairs)}"
         )
     wrong = [
         f"{name!r}: {a.dtype} and {b.dtype}"
@@ -129,6 +132,17 @@ def _same_shapes(
             f"dtypes: {_shown(wrong)}. Choose the result's: dtype=torch.float32, say (for modules, "
             "convert one of them first)"
         )
+
+
+def _what_to_do(pairs: Sequence[tuple[str, Spec, Spec]]) -> str:
+    different = [(name, a.shape, b.shape) for name, a, b in pairs if a.shape != b.shape]
+    if all(_OF_TOKENS.search(name) and a[1:] == b[1:] for name, a, b in different):
+        return (
+            "If their rows are those of tokens, of vocabularies that differ, match them by token: "
+            "conjoin merge --vocabulary union, `vocabulary: union` in a recipe, or "
+            "`tokenizer_source: union` in one of mergekit's. Else keep={pattern: number}"
+        )
+    return "Merge models of one structure, or keep={pattern: number}"
 
 
 def check_ties(sources: Sequence[Checkpoint]) -> None:

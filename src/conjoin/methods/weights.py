@@ -55,7 +55,7 @@ def shares_of(weights: Sequence[float], count: int, method: str, *, normalize: b
     if abs(total) <= _CANCELS * size:
         raise MethodError(
             f"the weights {list(weights)} sum to zero, so they cannot be normalized; "
-            "set the parameter normalize to false, or change them"
+            "change them, or set the parameter normalize to false if the method has it"
         )
     return [weight * (1.0 / total) for weight in checked]
 
@@ -120,7 +120,10 @@ def check_no_part_cancels(weights: Sequence[float], method: str) -> None:
     if all(weight > 0 for weight in used) or all(weight < 0 for weight in used):
         return
     what = f"{method} with merge='weighted' divides by sums of some of the weights {list(weights)}"
-    do = "use merge='mean' or 'sum', or weights of one sign"
+    do = (
+        "use merge='mean' or 'sum' (in mergekit's recipes `normalize: false`), or weights of one "
+        "sign"
+    )
     if len(used) > _MOST:
         raise MethodError(f"{what}, which are too many of both signs to check; {do}")
     for total, size in _sums_of_parts(used):

@@ -6,7 +6,7 @@ is said in `Recipe.notes`:
 
 - An unknown or mistyped key is an error. mergekit ignores it and takes the default.
 - A gradient gives its last value to the tensors after the layers; mergekit gives them its first.
-- A model that is listed twice counts twice; mergekit refuses that, or takes one of the two.
+- A model that is listed twice counts twice; mergekit refuses that.
 - ``dtype`` is the result's; the arithmetic is float32. mergekit computes in it.
 - A parameter of the whole method (``t``, ``normalize``) under one model is an error; mergekit
   ignores it there.
@@ -271,7 +271,7 @@ def _uses(
         if reference in [reader.sources[use.source].reference for use in uses]:
             reader.note(
                 f"{place}: {reference!r} is listed more than once and counts as often; mergekit "
-                "would take one of them"
+                "refuses that"
             )
         uses.append(Use(number, layers, values, item.place))
     return uses, base_layers

@@ -169,8 +169,8 @@ def _resolved(rule: Rule, name: str, where: InLayer | Outside) -> Scalar:
     raise RecipeError(
         f"{rule.place}: the gradient {_shown(rule.value)} gives no value to {name!r}, which is in "
         "no layer, and whose name does not say whether it stands before or after them. Give it one "
-        f"by its name, {{{name!r}: VALUE, {rule.pattern!r}: GRADIENT}}, or say where the layers "
-        'are (layers: "PATTERN.*")'
+        f"by its name, {{{name!r}: VALUE, {rule.pattern!r}: GRADIENT}} (a `filter` in mergekit's "
+        'recipes), or say where the layers are (layers: "PATTERN.*")'
     )
 
 
