@@ -180,7 +180,7 @@ def test_modes_are_put_back_when_the_loader_fails():
 def test_progress_counts_examples():
     seen = []
     evaluate({"m": nn.Identity()}, {"t": _draw(0, 5)}, batch_size=2, on_batch=seen.append)
-    assert seen == [2, 2, 1]
+    assert seen == [2, 3]
 
 
 def test_low_precision_outputs_are_scored_in_float32():
@@ -189,10 +189,22 @@ def test_low_precision_outputs_are_scored_in_float32():
     assert loss.value == pytest.approx(20, rel=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 2, 5, 250, 251, 501])
+def test_no_example_is_in_a_batch_of_its_own(count):
+    inputs, labels = torch.randn(count, 2), torch.arange(count)
+    whole = torch.utils.data.TensorDataset(inputs, labels)
+    for data in ((inputs, labels), whole):
+        cut = list(batches(data, 250))
+        assert torch.equal(torch.cat([y for _, y in cut]), labels)
+        assert min(len(y) for _, y in cut) > 1 or count == 1
+        assert max(len(y) for _, y in cut) <= 251
+    assert [len(y) for _, y in batches((inputs, labels), 1)] == [1] * count
+
+
 def test_batches_cut_pairs_and_leave_loaders():
     inputs, labels = _draw(0, 7)
     cut = list(batches((inputs, labels), 3))
-    assert [len(y) for _, y in cut] == [3, 3, 1]
+    assert [len(y) for _, y in cut] == [3, 4]  # none is alone
     assert torch.equal(torch.cat([x for x, _ in cut]), inputs)
     loader = [(inputs, labels)]
     assert batches(loader, 3) is loader

@@ -10,7 +10,8 @@ A data set is a loader of pairs ``(inputs, targets)``, one such pair for the who
 Every tensor's first dimension is the batch.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -46,12 +47,14 @@ Data = Iterable[Any] | tuple[Any, Tensor]
 def batches(data: Data, batch_size: int) -> Iterable[Any]:
     """Give batches of a pair of tensors, or of a `Dataset`; a loader is given back as it is.
 
+    A last example that would be alone is in the batch before: BatchNorm needs two.
+
     Raises:
         InputError: the size is no positive whole number.
         DataError: it is one tensor, which has no batches, or has not as many labels as inputs.
 
     >>> [len(labels) for _, labels in batches((torch.zeros(5, 2), torch.zeros(5)), 2)]
-    [2, 2, 1]
+    [2, 3]
     """
     batch_size = as_whole(batch_size, "batch_size", 1)
     if isinstance(data, Tensor):
@@ -60,7 +63,8 @@ def batches(data: Data, batch_size: int) -> Iterable[Any]:
             f"{list(data.shape)}: pass (x, y), or [x] where x is one batch"
         )
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        return DataLoader(data, batch_size)
+        edges = _edges(len(cast(Sized, data)), batch_size)
+        return DataLoader(data, batch_sampler=[range(*span) for span in pairwise(edges)])
     if not (isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)):
         if not isinstance(data, Iterable):
             raise DataError(f"expected a loader of batches, got {type(data).__name__}")
@@ -74,9 +78,21 @@ def batches(data: Data, batch_size: int) -> Iterable[Any]:
 
 
 def _cut(inputs: Inputs, targets: Tensor, size: int) -> Iterator[tuple[Inputs, Tensor]]:
-    for start in range(0, len(targets), size):
-        part = slice(start, start + size)
+    for start, stop in pairwise(_edges(len(targets), size)):
+        part = slice(start, stop)
         yield map_inputs(inputs, lambda tensor, part=part: tensor[part]), targets[part]
+
+
+def _edges(count: int, size: int) -> list[int]:
+    """Give where batches begin, and the end; one example alone goes along with those before it.
+
+    >>> _edges(5, 2), _edges(6, 2), _edges(1, 2), _edges(2, 1), _edges(0, 2)
+    ([0, 2, 5], [0, 2, 4, 6], [0, 1], [0, 1, 2], [0])
+    """
+    starts = list(range(0, count, size))
+    if len(starts) > 1 and count - starts[-1] == 1 < size:
+        starts.pop()
+    return [*starts, count]
 
 
 def pair_of(batch: Any, where: str) -> tuple[Inputs, Tensor]:

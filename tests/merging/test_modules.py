@@ -151,3 +151,15 @@ def test_submodules_are_found_without_an_import():
     assert conjoin.measure.distances
     with pytest.raises(AttributeError, match="no attribute 'meassure'"):
         conjoin.meassure  # noqa: B018 - asking is what is tested
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own: they are the older way
+@pytest.mark.parametrize("way", [nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.parametrize("has_run", [False, True])
+def test_weights_that_hooks_compute_are_refused_whatever_ran_before(way, has_run):
+    models = [nn.Sequential(way(nn.Linear(2, 2))) for _ in range(2)]
+    if has_run:  # what torch has computed then can be copied
+        with torch.no_grad():
+            _ = [model(torch.ones(1, 2)) for model in models]
+    with pytest.raises(InputError, match="of model 0 is computed from other tensors"):
+        merge(models)

@@ -143,7 +143,7 @@ def test_only_running_statistics_change_and_dropout_is_off():
         f"{layer}.{name}"
         for layer in ("norm", "last")
         for name in ("running_mean", "running_var", "num_batches_tracked")
-    }
+    } | {"instance.running_mean", "instance.running_var"}
     assert all(torch.equal(t, state[n]) for n, t in net.state_dict().items())
     assert type(fresh) is Net
     for module in (net, fresh):
@@ -225,6 +225,19 @@ def test_a_layer_that_no_batch_reaches_keeps_its_statistics():
     assert fresh.parts["unused"].running_mean.tolist() == [7, 7]
 
 
+def test_instance_norm_with_statistics_has_those_of_the_data():
+    net = nn.InstanceNorm1d(3, track_running_stats=True)
+    x = torch.randn(7, 3, 5) * 4 + 2
+    merged = conjoin.merge([net, net])
+    assert needs_reestimation(merged) == [""]
+    fresh = reestimate_batchnorm(merged, (x, torch.zeros(7)), batch_size=3)
+    assert needs_reestimation(fresh) == []
+    torch.testing.assert_close(fresh.running_mean, x.mean(2).mean(0))
+    torch.testing.assert_close(fresh.running_var, x.var(2).mean(0))
+    assert fresh.momentum == net.momentum
+    assert not fresh._forward_hooks
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [
@@ -232,7 +245,8 @@ def test_a_layer_that_no_batch_reaches_keeps_its_statistics():
         (nn.Sequential(nn.Sequential(nn.SyncBatchNorm(2))), True),
         (nn.BatchNorm2d(2, track_running_stats=False), False),
         (nn.GroupNorm(1, 2), False),
-        (nn.InstanceNorm2d(2, track_running_stats=True), False),
+        (nn.InstanceNorm2d(2, track_running_stats=True), True),
+        (nn.InstanceNorm2d(2), False),
     ],
 )
 def test_what_has_batchnorm(module, expected):

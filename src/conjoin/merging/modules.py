@@ -16,6 +16,8 @@ M = TypeVar("M", bound=nn.Module)
 
 # What decides what a layer computes from its tensors, and does not show in their shapes.
 _SETTINGS = ("eps", "stride", "padding", "padding_mode", "dilation", "groups", "num_heads")
+_COMPUTING = frozenset({"WeightNorm", "SpectralNorm"})
+"""Hooks that compute a weight before each call: the older way, beside parametrizations."""
 _INERT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
 
 
@@ -65,6 +67,14 @@ def _refuse_computed_weights(model: nn.Module, number: int) -> None:
                 "every model first: torch.nn.utils.parametrize.remove_parametrizations(layer, "
                 f"{computed!r})"
             )
+        for hook in part._forward_pre_hooks.values():
+            if type(hook).__name__ in _COMPUTING and type(hook).__module__.startswith("torch.nn."):
+                raise InputError(
+                    f"a weight of {name or 'the whole'!r} of model {number} is computed from other "
+                    f"tensors ({type(hook).__name__}), and the mean of these gives another weight "
+                    "than the mean of weights. Make it a plain weight in every model first: "
+                    "remove_weight_norm, remove_spectral_norm or prune.remove of torch.nn.utils"
+                )
 
 
 def _difference(first: nn.Module, other: nn.Module) -> str | None:

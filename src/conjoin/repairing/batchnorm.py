@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from conjoin.arguments import as_module
 from conjoin.batches import (
@@ -64,6 +65,8 @@ def running_means(module: nn.Module) -> list[str]:
 def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     """Give a copy of `module` whose BatchNorm statistics are those of `data`.
 
+    Those of InstanceNorm with ``track_running_stats`` too.
+
     Running means and variances become averages over all batches, weighted by batch size (B_t of
     batch t), as if momentum were ``B_t / (B_1 + ... + B_t)``. Several loaders are one mixture:
     each step concatenates one batch of each, so that the statistics belong to one network that
@@ -112,7 +115,8 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     for layer in layers:
         layer.reset_running_stats()
         layer.train()
-    seen = 0
+    seen, reached = 0, set[nn.Module]()
+    hooks = [layer.register_forward_hook(lambda part, *_: reached.add(part)) for layer in layers]
     with torch.no_grad():
         for inputs in _mixed(data, batch_size):
             if not are_finite(inputs):
@@ -131,11 +135,13 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
                 raise
     if seen == 0:
         raise DataError("the data gave no batch; a loader can be used up: pass a list")
+    for hook in hooks:
+        hook.remove()
     for part, training in modes:
         part.training = training
     for layer, momentum, old in zip(layers, momenta, before, strict=True):
         layer.momentum = momentum
-        if layer.num_batches_tracked == 0:  # no batch came by: it stays as it was
+        if layer not in reached:  # no batch came by: it stays as it was
             for name, buffer in layer.named_buffers(recurse=False):
                 buffer.copy_(old[name])
         elif hasattr(layer, POOLED):
@@ -143,8 +149,8 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     return result
 
 
-def _layers_with_statistics(module: nn.Module) -> list[_BatchNorm]:
-    parts = (part for part in module.modules() if isinstance(part, _BatchNorm))
+def _layers_with_statistics(module: nn.Module) -> list[_BatchNorm | _InstanceNorm]:
+    parts = (part for part in module.modules() if isinstance(part, _BatchNorm | _InstanceNorm))
     return [part for part in parts if part.running_mean is not None]
 
 
