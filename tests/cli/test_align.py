@@ -168,6 +168,14 @@ def test_files_that_do_not_fit(run, project, arguments, message):
     assert message in " ".join(result.stderr.split())
 
 
+def test_a_file_with_a_prefix_could_not_keep_it(run, project):
+    net, _ = project
+    torch.save({f"model.{name}": t for name, t in net.state_dict().items()}, "p.pt")
+    how = ["--to", "a.safetensors", "--model", "net.py:Net", "--inputs", "4"]
+    result = run("align", "p.pt", *how, "-o", "c.safetensors", code=1)
+    assert "p.pt has a prefix before all names of Net" in " ".join(result.stderr.split())
+
+
 @pytest.fixture
 def third(project):
     """One more shuffled copy, in a file of torch.save."""

@@ -76,6 +76,20 @@ def test_a_file_is_loaded(tiny, tmp_path):
     assert torch.equal(loaded(x), net(x))
 
 
+@pytest.mark.parametrize("prefix", ["model.", "net.backbone."])
+def test_a_prefix_that_all_names_have_is_taken_off(tiny, tmp_path, prefix):
+    net = tiny.network(0)
+    named = {f"{prefix}{name}": tensor for name, tensor in net.state_dict().items()}
+    saved = {"pytorch-lightning_version": "2", "state_dict": named, "epoch": 3}
+    torch.save(saved, tmp_path / "last.ckpt")
+    loaded = made("a", tmp_path / "last.ckpt", lambda: tiny.network(3)).load()
+    x = torch.randn(5, 4)
+    assert torch.equal(loaded(x), net(x))
+    torch.save({"state_dict": named | {"loss.weight": torch.ones(1)}}, tmp_path / "last.ckpt")
+    with pytest.raises(MismatchError, match=r"loss\.weight"):
+        made("a", tmp_path / "last.ckpt", lambda: tiny.network(3))
+
+
 def test_an_entry_of_a_file(tiny, tmp_path):
     nets = {"one": tiny.network(0), "two": tiny.network(1)}
     path = tmp_path / "a.pth"

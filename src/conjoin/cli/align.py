@@ -165,8 +165,8 @@ def align(
     elif source is not None:
         shapes = [parse_shape(text) for text in inputs or []]
         drawn = draw_inputs(shapes, 2, seed) if data is None else load_inputs(data, examples, seed)
-        networks = [load_network(source, path, entry, seed) for path in models]
-        reference = None if to is None else load_network(source, to, entry, seed)
+        networks = [load_network(source, path, entry, seed, same_names=True) for path in models]
+        reference = None if to is None else load_network(source, to, entry, seed, same_names=True)
         found = _of_networks(networks, reference, drawn, method, seed, given=data is not None)
     for folder in folders:
         folder.mkdir(exist_ok=True)

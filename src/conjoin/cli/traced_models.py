@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from conjoin.errors import InputError, TraceError
+from conjoin.errors import InputError, MismatchError, TraceError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,15 +19,24 @@ if TYPE_CHECKING:
 __all__ = ["find_groups", "load_network"]
 
 
-def load_network(spec: str, weights: Path | None, entry: str | None, seed: int) -> "nn.Module":
+def load_network(
+    spec: str, weights: Path | None, entry: str | None, seed: int, *, same_names: bool = False
+) -> "nn.Module":
     """Make a network of the user's class, with the weights of a file if one is given.
+
+    Args:
+        spec: of the class.
+        weights: the file.
+        entry: of the file.
+        seed: of what the class draws.
+        same_names: whether the file has to have the names of the class, without a prefix.
 
     Raises:
         InputError, CheckpointError, MismatchError, NonFiniteError: they do not fit together.
         UserCodeError: the class raised.
     """
     from conjoin.checkpoints import open_checkpoint
-    from conjoin.comparison.networks import check_finite, check_fit, fresh
+    from conjoin.comparison.networks import check_finite, fresh, load_weights
     from conjoin.comparison.randomness import seeded
     from conjoin.comparison.user_code import find_callable
 
@@ -37,9 +46,15 @@ def load_network(spec: str, weights: Path | None, entry: str | None, seed: int) 
         network = fresh(find_callable(spec), seed)
     if weights is not None:
         checkpoint = open_checkpoint(weights, entry=entry)
-        check_fit(network, checkpoint, str(weights))
+        found = load_weights(network, checkpoint, str(weights))
         check_finite(checkpoint, str(weights))
-        network.load_state_dict(dict(checkpoint))
+        other = next((there for name, there in found.items() if name != there), None)
+        if same_names and other is not None:
+            raise MismatchError(
+                f"{weights} has a prefix before all names of {type(network).__name__} (as in "
+                f"{other!r}), which what is written could not keep; save the state dict of that "
+                "part of the network alone"
+            )
     return network
 
 

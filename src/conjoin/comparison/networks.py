@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from conjoin.checkpoints import Checkpoint, as_checkpoint, describe_name_difference, open_checkpoint
 from conjoin.comparison.randomness import seeded
@@ -27,6 +27,7 @@ __all__ = [
     "check_fit",
     "digest_of",
     "fresh",
+    "load_weights",
     "names_of",
     "network_of",
 ]
@@ -152,7 +153,7 @@ def network_of(
 
         def load() -> nn.Module:
             new = fresh(made)
-            new.load_state_dict(dict(open_checkpoint(path, entry=entry)))
+            load_weights(new, open_checkpoint(path, entry=entry), str(path))
             return new.to(device).eval()
 
     check_finite(checkpoint, name)
@@ -171,24 +172,56 @@ def check_finite(model: Any, name: str) -> None:
         )
 
 
-def check_fit(module: nn.Module, checkpoint: Checkpoint, where: str) -> None:
-    """Raise if a class and a file have different tensors."""
+def load_weights(module: nn.Module, checkpoint: Checkpoint, where: str) -> dict[str, str]:
+    """Load the tensors of a file into a network of its class; give the names as `check_fit`.
+
+    Raises:
+        MismatchError: they have different tensors.
+    """
+    found = check_fit(module, checkpoint, where)
+    module.load_state_dict({name: checkpoint[there] for name, there in found.items()})
+    return found
+
+
+def check_fit(module: nn.Module, checkpoint: Checkpoint, where: str) -> dict[str, str]:
+    """Say which name each tensor of a class has in a file.
+
+    All may have one prefix there, such as that of the attribute of a LightningModule.
+
+    Raises:
+        MismatchError: they have different tensors.
+    """
     own = module.state_dict()
     kind = type(module).__name__
+    prefix = _prefix_of(checkpoint, own)
+    found = {name.removeprefix(prefix): name for name in checkpoint}
     names = describe_name_difference(
         own,
-        checkpoint,
+        found,
         first_label=f"{kind} (missing in the file)",
         second_label="the file (extra)",
     )
     if names:
         raise MismatchError(f"{where} does not fit {kind}:\n{names}")
-    for name, spec in checkpoint.specs.items():
+    for name, there in found.items():
+        spec = checkpoint.specs[there]
         if tuple(own[name].shape) != tuple(spec.shape):
             raise MismatchError(
                 f"{where} does not fit {kind}: {name!r} has the shape {list(spec.shape)} in the "
                 f"file, {list(own[name].shape)} in the class; was it made with other arguments?"
             )
+    return found
+
+
+def _prefix_of(names: Iterable[str], own: Mapping[str, Tensor]) -> str:
+    """Give what stands before each name in a file, if nothing else differs; else nothing."""
+    names = list(names)
+    first = next(iter(own), "")
+    prefixes = [name.removesuffix(first) for name in names if name.endswith(f".{first}")]
+    for prefix in prefixes if first else []:
+        if {f"{prefix}{name}" for name in own} == set(names):
+            return prefix
+    return ""
 
 
 def digest_of(model: Model, entry: str | None = None) -> str:
