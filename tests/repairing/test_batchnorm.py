@@ -225,6 +225,35 @@ def test_a_layer_that_no_batch_reaches_keeps_its_statistics():
     assert fresh.parts["unused"].running_mean.tolist() == [7, 7]
 
 
+class Called(nn.Module):
+    """A layer that is called as often as is said, with other numbers each time."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.norm, self.times = nn.BatchNorm1d(2), times
+
+    def forward(self, x):
+        for number in range(self.times(x)):
+            x = x + self.norm(input=x + 10 * number)
+        return x
+
+
+def test_each_call_of_a_layer_counts():
+    x = torch.randn(20, 2)
+    for data in ([x], list(x.split(5))):
+        norm = reestimate_batchnorm(Called(lambda _: 2), data).norm
+        seen = reestimate_batchnorm(Called(lambda _: 1), data).norm
+        assert (norm.running_mean > seen.running_mean + 4).all()
+        assert (norm.running_mean < seen.running_mean + 6).all()
+
+
+def test_a_layer_that_some_batches_reach_has_their_statistics_alone():
+    parts = [torch.randn(8, 2), torch.randn(6, 2), torch.randn(8, 2) * 5 + 100]
+    for data in (parts, parts[::-1]):
+        net = Called(lambda x: int(x.mean() > 50))
+        _check(reestimate_batchnorm(net, data).norm, [parts[2]])
+
+
 def test_instance_norm_with_statistics_has_those_of_the_data():
     net = nn.InstanceNorm1d(3, track_running_stats=True)
     x = torch.randn(7, 3, 5) * 4 + 2

@@ -1,11 +1,11 @@
 """Putting back the activation statistics that merging has made wrong."""
 
 import copy
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
@@ -67,8 +67,9 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
 
     Those of InstanceNorm with ``track_running_stats`` too.
 
-    Running means and variances become averages over all batches, weighted by batch size (B_t of
-    batch t), as if momentum were ``B_t / (B_1 + ... + B_t)``. Several loaders are one mixture:
+    Running means and variances become averages over all calls of the layer, weighted by the number
+    of values that a channel has in them (n_t in call t), as if momentum were
+    ``n_t / (n_1 + ... + n_t)``. Several loaders are one mixture:
     each step concatenates one batch of each, so that the statistics belong to one network that
     does not know the task; a shorter loader just ends. Labels are not used. Dropout is off, and
     nothing but the running statistics and their counters changes; a layer that no batch reaches
@@ -115,8 +116,11 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     for layer in layers:
         layer.reset_running_stats()
         layer.train()
-    seen, reached = 0, set[nn.Module]()
-    hooks = [layer.register_forward_hook(lambda part, *_: reached.add(part)) for layer in layers]
+    seen, reached = 0, dict[nn.Module, int]()
+    hooks = [
+        layer.register_forward_pre_hook(_counted(layer, reached), with_kwargs=True)
+        for layer in layers
+    ]
     with torch.no_grad():
         for inputs in _mixed(data, batch_size):
             if not are_finite(inputs):
@@ -125,8 +129,6 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
                     f"{seen + size_of(inputs) - 1}; statistics of them would be NaN"
                 )
             seen += size_of(inputs)
-            for layer in layers:
-                layer.momentum = size_of(inputs) / seen
             try:
                 run_model(result, inputs)
             except ValueError as error:
@@ -147,6 +149,25 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         elif hasattr(layer, POOLED):
             delattr(layer, POOLED)
     return result
+
+
+def _counted(
+    layer: _BatchNorm | _InstanceNorm, reached: dict[nn.Module, int]
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+    """Give a hook by which every call of a layer counts by its values.
+
+    A layer may be called twice for a batch, or only for some.
+    """
+
+    def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        values: Tensor = inputs[0] if inputs else named["input"]
+        # Of InstanceNorm, each example has statistics of its own, which are averaged.
+        apart = isinstance(layer, _InstanceNorm) or values.dim() < 2
+        count = len(values) if apart else values.numel() // max(values.shape[1], 1)
+        reached[layer] = reached.get(layer, 0) + count
+        layer.momentum = count / max(reached[layer], 1)
+
+    return before
 
 
 def _layers_with_statistics(module: nn.Module) -> list[_BatchNorm | _InstanceNorm]:
