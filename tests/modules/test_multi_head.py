@@ -44,9 +44,45 @@ def test_the_order_of_heads_and_names_of_the_state(net):
     assert list(net.state_dict())[-2:] == ["heads.street.weight", "heads.street.bias"]
 
 
+class Sum(nn.Module):
+    def forward(self, left, right, scale=1.0):
+        return left + scale * right
+
+
+def test_all_inputs_go_to_the_trunk():
+    net = MultiHead(Sum(), {"same": nn.Identity(), "minus": nn.Threshold(100.0, -1.0)})
+    left, right = torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])
+    alone = net.for_task("same")
+    for call in (lambda *args, **named: net(*args, **named, task="same"), alone):
+        assert call(left, right).tolist() == [11.0, 22.0]
+        assert call(left, right=right, scale=2.0).tolist() == [21.0, 42.0]
+        assert call(left=left, right=right).tolist() == [11.0, 22.0]
+    assert net(left, right, task="minus").tolist() == [-1.0, -1.0]
+    assert net(left, right, "minus").tolist() == [-1.0, -1.0]
+
+
+def test_the_task_may_come_last(net):
+    x = torch.randn(6, 3)
+    assert torch.equal(net(x, "street"), net(x, task="street"))
+
+
+def test_exported(net):
+    x = torch.randn(2, 3)
+    program = torch.export.export(net.for_task("street"), (x,))
+    torch.testing.assert_close(program.module()(x), net(x, task="street"))
+
+
+def test_the_network_of_a_task_is_made_of_trunk_and_head(net):
+    trunk, head = net.for_task("digits")
+    assert trunk is net.trunk
+    assert head is net.heads["digits"]
+
+
 def test_errors(net):
     with pytest.raises(InputError, match="'svhn'; there are heads for digits, street"):
         net(torch.zeros(1, 3), task="svhn")
+    with pytest.raises(InputError, match=r"say which task: net\(x, task='digits'\)"):
+        net(torch.zeros(1, 3))
     with pytest.raises(InputError, match="at least one head"):
         MultiHead(nn.Identity(), {})
 

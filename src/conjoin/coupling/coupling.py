@@ -14,8 +14,8 @@ from conjoin.coupling.checks import Start, check_options, check_scaler, check_st
 from conjoin.coupling.effective_steps import (
     EffectiveStep,
     OtherOptimizers,
-    StepCounter,
     check_optimizer,
+    count_steps,
 )
 from conjoin.coupling.handing_over import hand_over
 from conjoin.coupling.members import (
@@ -71,7 +71,8 @@ class Coupling:
 
     Only parameters are coupled. Running statistics stay private: the data differ. `pull` counts the
     steps that the optimizers have really made, with their learning rates: a step that mixed
-    precision skips pulls nothing, and pulls that come every k steps are k times as long.
+    precision skips pulls nothing, and pulls that come every k steps are k times as long. Copied or
+    pickled in one with its models and optimizers, it couples their copies.
 
     Args:
         models: name -> (module, optimizer); two or more. Modules may be compiled. Optimizers are
@@ -126,7 +127,6 @@ class Coupling:
         for member in self._members:
             check_optimizer(member.optimizer, member.name, other_optimizers)
         self._time = 0
-        self._counters: dict[int, StepCounter] = {}
         self._adapted: dict[str, float] = {}
         self._tied: set[str] = set()
         self._shared_at, self._warned = -1, False
@@ -141,9 +141,12 @@ class Coupling:
             for name in (coupled if rule.center else ())
         }
         # After all checks: a coupling that is refused leaves nothing behind in the optimizers.
-        self._counters = {id(o): StepCounter() for o in self._optimizers()}
-        for optimizer in self._optimizers():
-            optimizer.register_step_post_hook(self._counters[id(optimizer)].count)
+        self._counters = count_steps(self._optimizers())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Of a copy: its optimizers have other ids, and torch leaves hooks out when it copies.
+        self.__dict__.update(state)
+        self._counters = count_steps(self._optimizers(), list(self._counters.values()))
 
     @property
     def time(self) -> int:
@@ -256,7 +259,7 @@ class Coupling:
         member = next((m for m in self._members if m.name == name), None)
         if member is None:
             raise InputError(f"no model {name!r} in this coupling; there are {self.names}")
-        if self._rule is not PENALTY:
+        if self._rule != PENALTY:
             raise InputError(
                 f"this coupling pulls by the {self._rule.name}; with the penalty in the loss as "
                 "well it would be twice as strong. For the penalty alone, make it with "

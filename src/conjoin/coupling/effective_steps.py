@@ -10,7 +10,8 @@ The bare learning rate is wrong by 1 / (1 - momentum): with momentum .9 a coupli
 times too weak.
 """
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -20,7 +21,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from conjoin.errors import InputError
 
-__all__ = ["EffectiveStep", "OtherOptimizers", "StepCounter", "check_optimizer"]
+__all__ = ["EffectiveStep", "OtherOptimizers", "StepCounter", "check_optimizer", "count_steps"]
 
 OtherOptimizers = Literal["refuse", "learning rate"]
 
@@ -120,8 +121,8 @@ class StepCounter:
     steps: int = 0
     rates: dict[int, float] = field(default_factory=dict)
 
-    def count(self, optimizer: Optimizer, *_: Any) -> None:
-        """Count a step; called by the optimizer after it."""
+    def count(self, optimizer: Optimizer) -> None:
+        """Count a step, after it."""
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and float(found_inf) > 0:
             return
@@ -150,6 +151,43 @@ class StepCounter:
             return EffectiveStep(0.0)
         second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
         return EffectiveStep(rate, second, _correction(group, state["step"]), group["eps"])
+
+
+def count_steps(
+    optimizers: Sequence[Optimizer], counted: Sequence[StepCounter] = ()
+) -> dict[int, StepCounter]:
+    """Give a counter of each optimizer, by its `id`; it counts for as long as somebody holds it.
+
+    Args:
+        optimizers: whose steps are counted from now on.
+        counted: what each has made so far; nothing, if it is left out.
+
+    >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    >>> counters = count_steps([optimizer])
+    >>> optimizer.step()
+    >>> counters[id(optimizer)].steps
+    1
+    """
+    before = counted or [StepCounter()] * len(optimizers)
+    counters = {}
+    for optimizer, counter in zip(optimizers, before, strict=True):
+        own = StepCounter(counter.steps, dict(counter.rates))
+        _hook(optimizer, own)
+        counters[id(optimizer)] = own
+    return counters
+
+
+def _hook(optimizer: Optimizer, counter: StepCounter) -> None:
+    """Let an optimizer call a counter after each step; the hook goes when the counter does."""
+    # By a weak reference: the optimizer may be used long after what it was coupled by.
+    counter_of = weakref.ref(counter)
+
+    def count(optimizer: Optimizer, *_: Any) -> None:
+        if (counter := counter_of()) is not None:
+            counter.count(optimizer)
+
+    handle = optimizer.register_step_post_hook(count)
+    weakref.finalize(counter, handle.remove).atexit = False
 
 
 def _correction(group: Mapping[str, Any], step: float | Tensor) -> float | Tensor:

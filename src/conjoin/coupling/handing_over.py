@@ -1,12 +1,14 @@
 """Coupled models -> one module: a single network, or one trunk with the private heads."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from conjoin.batches import Data, first_examples, run_model
+from conjoin.batches import Data, Inputs, first_examples, run_model
 from conjoin.errors import InputError
 from conjoin.evaluation import evaluating
 from conjoin.merging import merge
@@ -14,6 +16,9 @@ from conjoin.modules import MultiHead, TaskNetworks, share_parameters
 from conjoin.repairing import has_batchnorm, reestimate_batchnorm
 
 __all__ = ["hand_over"]
+
+SIZES = (1e-12, 1e-3, 1.0, 1e3, 1e30)
+"""Of numbers in the place of a part's outputs: small ones show a sum, large ones a bound."""
 
 
 def hand_over(
@@ -49,7 +54,11 @@ def hand_over(
                 f"to see whether {path!r} is the end of the network, give data of each model: "
                 "coupling.merge(loader_a, loader_b)"
             )
-        head_at_end = _is_at_end(modules[0], path, data[0])
+        examples, data = zip(*map(_first_example, data), strict=True)
+        head_at_end = all(
+            _is_at_end(module, path, example)
+            for module, example in zip(modules, examples, strict=True)
+        )
     if not head_at_end:
         return _networks(models, modules, private, data, needs_statistics)
     # The head that the merged network would have is taken from one model, and then left out.
@@ -112,11 +121,17 @@ def _owns_all(module: nn.Module, path: str, private: Sequence[str]) -> bool:
     return own == set(private)
 
 
-def _is_at_end(module: nn.Module, path: str, data: Data) -> bool:
-    """Find by running whether the network is what the part makes of what comes before it."""
-    example = next(iter(first_examples(data, 2)), None)
-    if example is None:
+def _first_example(data: Data) -> tuple[Inputs, Data]:
+    """Give two examples, or one, and the data with them: an iterator would have lost them."""
+    begin = list(islice(data, 1)) if isinstance(data, Iterator) else data
+    found = first_examples(begin, 2)
+    if not found:
         raise InputError("the data gave no batch")
+    return found[0], chain(begin, data) if isinstance(data, Iterator) else data
+
+
+def _is_at_end(module: nn.Module, path: str, example: Inputs) -> bool:
+    """Find by running whether the network is what the part makes of what comes before it."""
     trunk = copy.deepcopy(module)
     _put(trunk, path, nn.Identity())
     with torch.no_grad(), evaluating([module, trunk]):
@@ -125,12 +140,55 @@ def _is_at_end(module: nn.Module, path: str, data: Data) -> bool:
             parts = module.get_submodule(path)(run_model(trunk, example))
         except Exception:  # whatever the user's code does without its head
             return False
-    return (
-        isinstance(whole, Tensor)
-        and isinstance(parts, Tensor)
-        and whole.shape == parts.shape
-        and bool(torch.allclose(whole, parts, rtol=1e-4, atol=1e-5, equal_nan=True))
-    )
+        return (
+            _are_alike(whole, parts)
+            and bool(torch.allclose(whole, parts, rtol=1e-4, atol=1e-5, equal_nan=True))
+            and _gives_what_the_part_gives(module, path, example)
+        )
+
+
+def _gives_what_the_part_gives(module: nn.Module, path: str, example: Inputs) -> bool:
+    """Whether the part is the last thing that runs: what it gives is what the network gives.
+
+    Its outputs themselves do not tell: a ReLU leaves positive ones as they are. So other numbers
+    take their place, of both signs and several sizes.
+    """
+    return all(_gives(module, path, example, sign * size) for size in SIZES for sign in (1.0, -1.0))
+
+
+def _gives(module: nn.Module, path: str, example: Inputs, size: float) -> bool:
+    """Whether random numbers in the place of a part's output are what the network gives."""
+    given: list[Tensor] = []
+
+    def replace(_: nn.Module, __: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return output
+        given.append(_random_like(output, size))
+        return given[-1].clone()  # what follows may work in place
+
+    handle = module.get_submodule(path).register_forward_hook(replace)
+    try:
+        whole = run_model(module, example)
+    except Exception:  # whatever the user's code does with such numbers
+        return False
+    finally:
+        handle.remove()
+    return len(given) == 1 and _are_alike(whole, given[0]) and torch.equal(whole, given[0])
+
+
+def _random_like(output: Tensor, size: float) -> Tensor:
+    """Give the same normal numbers whenever it is called, times `size` as far as a dtype goes."""
+    generator = torch.Generator().manual_seed(0)
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    largest = float(torch.finfo(output.dtype).max) ** 0.75
+    normal = torch.randn(output.shape, generator=generator, dtype=dtype)
+    return normal.mul_(max(-largest, min(size, largest))).to(output)
+
+
+def _are_alike(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return False
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)
 
 
 def _put(module: nn.Module, path: str, part: nn.Module) -> None:

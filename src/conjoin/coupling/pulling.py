@@ -48,8 +48,8 @@ def pull_tensor(
     """
     first = parameters[0]
     dtype = torch.promote_types(first.dtype, torch.float32)
-    factor = strength * (2.0 * len(parameters) if rule is JOINT else 1.0)
-    two = rule is JOINT and len(steps) == 2 and all(step.elementwise for step in steps)
+    factor = strength * (2.0 * len(parameters) if rule == JOINT else 1.0)
+    two = rule == JOINT and len(steps) == 2 and all(step.elementwise for step in steps)
     space: list[Tensor] = []
     for rows in _rows(first, at_once):
         parts = [p if rows is None else p[rows] for p in parameters]

@@ -1,8 +1,9 @@
 """Several heads on one shared trunk."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from conjoin.errors import InputError
 
@@ -12,8 +13,10 @@ __all__ = ["MultiHead"]
 class MultiHead(nn.Module):
     """A trunk that all tasks share and a private head for each: ``heads[task](trunk(x))``.
 
+    Inputs are whatever the trunk takes: one, several, or named ones.
+
     Args:
-        trunk: maps the input to features.
+        trunk: maps the inputs to features.
         heads: task name -> module on those features. Names are those of `nn.ModuleDict`: not
             empty, without a dot.
 
@@ -36,9 +39,13 @@ class MultiHead(nn.Module):
         self.trunk = trunk
         self.heads = nn.ModuleDict(dict(heads))
 
-    def forward(self, x: Tensor, task: str) -> Tensor:
-        """Give the output of the head of `task`."""
-        return self.head(task)(self.trunk(x))  # type: ignore[no-any-return]
+    def forward(self, *inputs: Any, task: str | None = None, **named: Any) -> Any:
+        """Give the output of the head of `task`, which may also be the last of the inputs."""
+        if task is None and inputs and isinstance(inputs[-1], str):
+            inputs, task = inputs[:-1], inputs[-1]
+        if task is None:
+            raise InputError(f"say which task: net(x, task={next(iter(self.heads))!r})")
+        return self.head(task)(self.trunk(*inputs, **named))
 
     def head(self, task: str) -> nn.Module:
         """Give the head of `task`."""
@@ -50,4 +57,15 @@ class MultiHead(nn.Module):
 
     def for_task(self, task: str) -> nn.Module:
         """Give the network of one task as an ordinary module that shares this one's weights."""
-        return nn.Sequential(self.trunk, self.head(task))
+        return _InOrder(self.trunk, self.head(task))
+
+
+class _InOrder(nn.Sequential):
+    """Modules one after the other, of which the first takes several inputs or named ones."""
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        first, *others = self
+        found = first(*inputs, **named)
+        for module in others:
+            found = module(found)
+        return found

@@ -49,7 +49,7 @@ from conjoin.sweeping.points import (
     profiles_for,
 )
 from conjoin.sweeping.search import find_strength
-from conjoin.sweeping.trainings import Loss, Trainings
+from conjoin.sweeping.trainings import Loss, Trainings, squared_error
 
 __all__ = ["continuum"]
 
@@ -69,7 +69,7 @@ def continuum(
     learning_rate: float = 0.05,
     optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
     scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | None = None,
     clip: float | None = 5.0,
     batch_size: int = 128,
     steps: int | None = None,
@@ -105,7 +105,8 @@ def continuum(
         learning_rate: the highest of a one-cycle schedule of SGD with Nesterov momentum .9.
         optimizer, scheduler: in the place of that: makers, given the parameters; given the
             optimizer and the number of all steps.
-        loss: of outputs and targets.
+        loss: of outputs and targets; by default cross-entropy, and for a task whose targets are
+            floating-point numbers the mean squared error, which it is measured by.
         clip: largest norm of a gradient; None does not clip.
         batch_size: for training parts that are a pair of tensors.
         steps: of an epoch; by default what the longest training part has.
@@ -171,7 +172,10 @@ def continuum(
         scheduler if optimizer or scheduler else partial(_one_cycle, learning_rate),
         clip,
     )
-    code = _code(model, optimizer, scheduler, loss, learning_rate)
+    squared = [name for name in trained if loss is None and tasks[name].regression]
+    usual: Loss = F.cross_entropy if loss is None else loss
+    losses = {name: squared_error if name in squared else usual for name in trained}
+    code = _code(model, optimizer, scheduler, usual, learning_rate, squared)
     cache = StageCache(out / "cache", notice=notice)
 
     def trainings(seed: int) -> Trainings:
@@ -179,7 +183,7 @@ def continuum(
             partial(_start, model, seed),
             parts,
             recipe,
-            loss,
+            losses,
             batch_size,
             seed,
             {"code": code, **{name: tasks[name].stages["train"] for name in trained}},
@@ -327,6 +331,7 @@ def _code(
     scheduler: Callable[..., Any] | None,
     loss: Loss,
     rate: float,
+    squared: Sequence[str],
 ) -> Stage:
     """Say what the start and the loop depend on."""
     is_module = isinstance(model, nn.Module)
@@ -335,7 +340,8 @@ def _code(
     )
     made = {"optimizer": optimizer, "scheduler": scheduler, "loss": loss}
     digests = {name: None if f is None else code_digest(f) for name, f in made.items()}
-    return Stage("start", 1, {"start": start, "rate": rate, **digests})
+    other = {"squared error": list(squared)} if squared else {}
+    return Stage("start", 1, {"start": start, "rate": rate, **digests, **other})
 
 
 def _silent(title: str) -> Callable[[int, int], None]:  # noqa: ARG001

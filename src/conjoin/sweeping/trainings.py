@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from conjoin.atomic import write_bytes
 from conjoin.batches import (
@@ -18,6 +19,7 @@ from conjoin.batches import (
     concatenate,
     map_inputs,
     pair_of,
+    read_logits,
     run_model,
     size_of,
 )
@@ -26,10 +28,11 @@ from conjoin.comparison.subject import Network
 from conjoin.coupling.loaders import cycle
 from conjoin.coupling.strength import Strength
 from conjoin.coupling.training import Learner, Recipe, Trained, mixed_seed, train_models
+from conjoin.errors import DataError
 from conjoin.stages import Stage, StageCache
 from conjoin.sweeping.points import Point, described
 
-__all__ = ["Loss", "Trainings"]
+__all__ = ["Loss", "Trainings", "squared_error"]
 
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -47,7 +50,7 @@ class Trainings:
         start: gives the network that all begin as.
         data: task -> its training part.
         recipe: of every training.
-        loss: of outputs and targets, a scalar.
+        losses: task -> of outputs and targets, a scalar.
         batch_size: for training parts that are a pair of tensors.
         seed: of the run.
         stages: what the start, the data and the code depend on.
@@ -59,7 +62,7 @@ class Trainings:
     start: Callable[[], nn.Module]
     data: Mapping[str, Data]
     recipe: Recipe
-    loss: Loss
+    losses: Mapping[str, Loss]
     batch_size: int
     seed: int
     stages: Mapping[str, Stage]
@@ -118,7 +121,7 @@ class Trainings:
             task: Learner(
                 self.start(),
                 partial(_batches, data, self.batch_size),
-                partial(_loss_of_batch, self.loss, task),
+                partial(_loss_of_batch, self.losses[task], task),
                 mixed_seed(self.seed, number),
             )
             for number, (task, data) in enumerate(self.data.items())
@@ -131,7 +134,7 @@ class Trainings:
         learner = Learner(
             self.start(),
             partial(_mixtures, self.data, self.batch_size, self.recipe.steps),
-            partial(_loss_of_mixture, self.loss),
+            partial(_loss_of_mixture, self.losses),
             mixed_seed(self.seed, len(self.data)),
         )
         return self._trained(stage, {name: learner}, self.recipe, f"training: {name}", 0.0)
@@ -159,6 +162,31 @@ class Trainings:
             write_bytes(out / "gaps.json", json.dumps(gaps).encode())
 
         return self.cache.get(stage, make)
+
+
+def squared_error(outputs: Any, targets: Tensor) -> Tensor:
+    """Give the mean squared error, as `conjoin.evaluate` measures it.
+
+    Args:
+        outputs: of the targets' shape, or [..., 1] for targets [...].
+        targets: floating-point numbers.
+
+    Raises:
+        DataError: outputs of another shape.
+
+    >>> squared_error(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 1.0]))
+    tensor(2.)
+    """
+    outputs = read_logits(outputs)
+    outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+    if outputs.shape == (*targets.shape, 1):
+        outputs = outputs.squeeze(-1)
+    if outputs.shape != targets.shape:
+        raise DataError(
+            f"a regression needs targets of the outputs' shape {list(outputs.shape)}; the training "
+            f"part has {list(targets.shape)}. Give loss= for another loss than the squared error"
+        )
+    return F.mse_loss(outputs, targets.to(outputs.device, outputs.dtype))
 
 
 def _batches(data: Data, size: int, epoch: int = 0) -> Iterable[Any]:  # noqa: ARG001
@@ -203,15 +231,18 @@ def _loss_of_batch(loss: Loss, task: str, module: nn.Module, batch: Any) -> Tens
     return loss(outputs, _beside(targets, outputs))
 
 
-def _loss_of_mixture(loss: Loss, module: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+def _loss_of_mixture(
+    losses: Mapping[str, Loss], module: nn.Module, batch: Mapping[str, Any]
+) -> Tensor:
     """Run the batches of all tasks together, so that BatchNorm sees the mixture."""
     pairs = [pair_of(found, task) for task, found in batch.items()]
     outputs = run_model(module, concatenate([inputs for inputs, _ in pairs]))
     parts = outputs.split([size_of(inputs) for inputs, _ in pairs])
-    losses = [
-        loss(part, _beside(targets, part)) for part, (_, targets) in zip(parts, pairs, strict=True)
+    found = [
+        losses[task](part, _beside(targets, part))
+        for task, part, (_, targets) in zip(batch, parts, pairs, strict=True)
     ]
-    return torch.stack(losses).mean()
+    return torch.stack(found).mean()
 
 
 def _beside(targets: Tensor, outputs: Any) -> Tensor:
