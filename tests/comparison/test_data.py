@@ -78,10 +78,10 @@ def test_the_hash_knows_which_input_is_which(tiny):
     assert len(keys) == 2
 
 
-def test_a_single_example_left_over_is_no_batch(tiny):
-    """BatchNorm could not use it."""
+def test_a_single_example_left_over_goes_along_with_the_others(tiny):
+    """BatchNorm could not use it alone."""
     task = read({**tiny.parts(), "train": loader(tiny.examples(251, 0))}, statistics=251)["task"]
-    assert [len(labels) for _, labels in task.parts["train"]()] == [250]
+    assert [len(labels) for _, labels in task.parts["train"]()] == [251]
     assert task.counts["train"] == 251
 
 

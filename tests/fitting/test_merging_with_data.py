@@ -277,6 +277,25 @@ def test_models_of_different_structure():
         merge_with_data([mlp(), other], [batches(mlp, 20), batches(mlp, 20)])
 
 
+class Chosen(nn.Module):
+    """Whose operations do not show in its tensors, nor in its modules."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act, self.up, self.down = act, nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.down(getattr(torch, self.act)(self.up(x)))
+
+
+@pytest.mark.parametrize("method", ["least_squares", "regmean", "fisher"])
+def test_models_of_other_operations(method):
+    data = [batches(mlp, 20), batches(mlp, 20)]
+    merge_with_data([Chosen("tanh"), Chosen("tanh")], data, method)
+    with pytest.raises(MismatchError, match="model 1 .* computes something else.*nonlinearities"):
+        merge_with_data([Chosen("relu"), Chosen("tanh")], data, method)
+
+
 @pytest.mark.parametrize("align", [None, "activations"])
 def test_activations_that_are_not_numbers(align):
     data = [batches(mlp, 20), batches(mlp, 20)]

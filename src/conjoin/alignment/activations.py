@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from conjoin.alignment.blocks import boxes_of
 from conjoin.batches import Inputs, map_inputs, run_model, size_of
+from conjoin.data_statistics.watching import without_fast_path
 from conjoin.errors import DataError, NonFiniteError
 from conjoin.evaluation import evaluating
 from conjoin.symmetry import Group, Layout, Part
@@ -52,7 +53,7 @@ class Correlations:
         pair = self.pairs.get((group.within[0], group.name))
         if pair is None:
             return None
-        outer = orders[group.within[0]]
+        outer = orders.get(group.within[0], torch.arange(len(pair)))  # what is pinned stays
         return pair[torch.arange(len(outer)), outer] / (group.size * len(outer))
 
     def nested(self, outer: Group, inner: Group) -> Tensor | None:
@@ -87,7 +88,7 @@ def correlate(
     readers = _readers(reference, layout)
     sums: dict[tuple[str, Key], _Sums] = {}
     examples = 0
-    with torch.no_grad(), evaluating([reference, model]):
+    with torch.no_grad(), evaluating([reference, model]), without_fast_path():
         for batch in data:
             seen = [_inputs_of(net, readers, batch) for net in (reference, model)]
             for name, (axis, part) in readers.items():
@@ -240,7 +241,7 @@ def _averaged(sums: Mapping[tuple[str, Key], _Sums], layout: Layout, examples: i
     pairs = {}
     for (outer, name), mean in means.items():
         if outer is not None:
-            m, n = layout.groups[outer].size, layout.groups[name].size
+            m, n = layout.groups[name].copies[0], layout.groups[name].size
             pairs[outer, name] = mean.reshape(m, n, m, n).transpose(1, 2)
     return Correlations({n: t for (o, n), t in means.items() if o is None}, pairs, examples)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from conjoin.symmetry.groups import Group, Layout, Part
 from conjoin.symmetry.reordering import Orders, change_boxes, place_of, reorder_axes
 
-__all__ = ["Block", "blocks_of", "boxes_of", "inner_product", "reordered"]
+__all__ = ["Block", "blocks_of", "boxes_of", "inner_product", "pinned_holders", "reordered"]
 
 Box = tuple[Tensor, tuple[str | None, ...], tuple[int, ...]]
 """(box, name of the group in each axis or None, dimension that each axis is a part of)."""
@@ -22,7 +22,8 @@ class Block:
 
     Args:
         tensor: its name.
-        names: of the group in each axis; None where it is pinned.
+        names: of the group in each axis; None where it is pinned, unless groups lie within what
+            is pinned there: then its name, which is of no group.
         dims: dimension of the tensor that each axis is a part of.
         reference: of the model that stays, float32, one axis for each name.
         other: of the model that is reordered.
@@ -62,15 +63,25 @@ def blocks_of(
         names: of the tensors to look at.
     """
     found: dict[str, list[Block]] = {}
+    known = layout.groups.keys() | pinned_holders(layout.groups)
     for name in names:
         parts = layout.tensors[name]
         both = zip(boxes_of(reference[name], parts), boxes_of(other[name], parts), strict=True)
         for (one, atoms, dims), (two, _, _) in both:
-            free = tuple(n if n in layout.groups else None for n in atoms)
-            if any(free):
-                block = Block(name, free, dims, one.float(), two.float(), 1.0)
+            kept = tuple(n if n in known else None for n in atoms)
+            if any(n in layout.groups for n in kept):
+                block = Block(name, kept, dims, one.float(), two.float(), 1.0)
                 found.setdefault(name.rpartition(".")[0], []).append(block)
     return [replace(block, scale=_scale(layer)) for layer in found.values() for block in layer]
+
+
+def pinned_holders(groups: Mapping[str, Group]) -> set[str]:
+    """Name what groups lie within and is no group itself: its positions stay where they are.
+
+    The channels of an input that a grouped convolution reads, for instance: the outputs of each of
+    its groups may be reordered, and the groups may not.
+    """
+    return {outer for group in groups.values() for outer in group.within} - groups.keys()
 
 
 def _scale(layer: Sequence[Block]) -> float:

@@ -27,6 +27,7 @@ from conjoin.alignment.between import LOSSES, Between, Example, Loss, examples_o
 from conjoin.alignment.gains import assign, gain_of
 from conjoin.alignment.soft import matrix_of, sinkhorn, straight_through
 from conjoin.batches import Data, batches
+from conjoin.data_statistics.watching import without_fast_path
 from conjoin.errors import DataError, InputError, MismatchError, NonFiniteError
 from conjoin.symmetry import Layout, Permutations
 
@@ -104,6 +105,7 @@ class Learned:
     seconds: float
 
 
+@without_fast_path()  # its outputs where there is padding are not those that steps see
 def learn(
     reference: nn.Module,
     model: nn.Module,

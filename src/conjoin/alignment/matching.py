@@ -20,7 +20,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from conjoin.alignment.blocks import Block, inner_product
+from conjoin.alignment.blocks import Block, inner_product, pinned_holders
 from conjoin.alignment.gains import Activations, assign, gain_of, mutual, nested_gain_of
 from conjoin.symmetry.groups import Group
 
@@ -100,12 +100,12 @@ class Problem:
 
     def neighbours(self, name: str) -> set[str]:
         """Name the groups whose order matters to the best order of this one, and itself if so."""
-        found: set[str] = set()
+        found = set(self.groups[name].within)
         for block in self.places[name]:
             others = [one for one in block.names if one is not None]
             others.remove(name)
             found.update(others)
-        return found | set(self.groups[name].within)
+        return found & self.groups.keys()
 
 
 def weighed(blocks: Iterable[Block]) -> list[Block]:
@@ -314,7 +314,8 @@ def _greedy(problem: Problem) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
     The second result has the groups of which all was known then, and whose match is mutual.
     """
-    orders, known, best = problem.identity(), set[str](), dict[str, Tensor]()
+    orders, best = problem.identity(), dict[str, Tensor]()
+    known = pinned_holders(problem.groups)
     for name, group in problem.groups.items():
         if name in known:
             continue  # within another, and matched with it

@@ -221,7 +221,7 @@ def _put(found: Correlations, order: Permutations) -> Correlations:
     """Give correlations with the first model in another order."""
     pairs = {}
     for (outer, inner), known in found.pairs.items():
-        rows = known[order.orders[outer]]
+        rows = known[order.orders[outer]] if outer in order.orders else known
         at = order.orders[inner][:, None, :, None].expand_as(rows)
         pairs[outer, inner] = rows.gather(2, at)
     of = {name: matrix[order.orders[name]] for name, matrix in found.of.items()}

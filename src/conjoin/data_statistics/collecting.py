@@ -1,6 +1,5 @@
 """`collect_statistics`: one pass of a model over data -> named tensors: what its layers see."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
@@ -29,6 +28,7 @@ from conjoin.data_statistics.layer_sums import LayerSums
 from conjoin.data_statistics.partial_file import PartialFile, Place, digest_of
 from conjoin.errors import DataError, InputError
 from conjoin.evaluation import evaluating
+from conjoin.symmetry.copies import check_weights, fresh_copy
 from conjoin.symmetry.tracing import trace
 
 __all__ = ["WHAT", "collect_statistics"]
@@ -90,7 +90,8 @@ def collect_statistics(
         data: a loader of inputs or of ``(inputs, labels)``, or that pair for a whole set.
         what: is collected, of ``moments``, ``gram``, ``fisher``.
         layers: names or patterns of the layers that are looked at.
-        example_inputs: what the model is traced with; else it is the start of the first batch.
+        example_inputs: what the model is traced with; else it is the start of the first batch. A
+            forward that makes a number of the batch size (``len(x)``) is traced for each size.
         program: of a model of the same structure, so that this one need not be traced again.
         labels: for ``fisher``: ``drawn`` from the model's own predictions, which is the Fisher
             information; or ``given`` with the data, the empirical Fisher.
@@ -111,8 +112,10 @@ def collect_statistics(
 
     Raises:
         InputError: unknown statistics, a pattern that matches no layer, or Gram matrices beyond
-            `memory`; the message names the largest layer.
-        TraceError: the model cannot be traced.
+            `memory`, where the message names the largest layer; or a model whose weights are not
+            there yet, or that cannot be copied.
+        TraceError: the model cannot be traced, or does other operations with batches of other sizes
+            (`for one in x`).
         DataError: no examples, batches of different shapes, or other batches than before.
         NonFiniteError: an activation, or a gradient, is NaN or infinite; the layer is named.
         StageError: what lies beside the file is of another model or other settings.
@@ -133,6 +136,7 @@ def collect_statistics(
         if target.suffix != ".safetensors":
             raise InputError(f"statistics are written to a .safetensors file, not to {target}")
         check_target(target, overwrite=overwrite)
+    check_weights(model)
     net = _in_float32(model)
     incoming = _prepared(batches(data, batch_size), net, labels if "fisher" in what else "drawn")
     first = next(incoming, None)
@@ -141,7 +145,7 @@ def collect_statistics(
     with ExitStack() as stack:
         stack.enter_context(evaluating([net]))
         if program is None and {"moments", "gram"} & set(what):
-            example = first[0] if example_inputs is None else _moved(example_inputs, net)
+            example = _start(first[0]) if example_inputs is None else _moved(example_inputs, net)
             program = Program(trace(net, _as_example(example)))
         sums = _Sums(net, program, what, layers, memory)
         sums.start_fisher(seed, notice)
@@ -286,18 +290,20 @@ def _moved(inputs: Inputs, net: nn.Module) -> Inputs:
     return map_inputs(inputs, change)
 
 
-def _as_example(inputs: Inputs) -> Inputs:
-    """Give two examples, since a trace needs as many: one twice, if there is but one."""
-    if size_of(inputs) < 2:
-        return concatenate([inputs, inputs])
+def _start(inputs: Inputs) -> Inputs:
     return map_inputs(inputs, lambda tensor: tensor[:2])
+
+
+def _as_example(inputs: Inputs) -> Inputs:
+    """Give two examples at least, since a trace needs as many: one twice, if there is but one."""
+    return concatenate([inputs, inputs]) if size_of(inputs) < 2 else inputs
 
 
 def _in_float32(model: nn.Module) -> nn.Module:
     """Give the model, or a copy in float32 of one in half precision."""
     if not any(p.dtype in HALF for p in chain(model.parameters(), model.buffers())):
         return model
-    return copy.deepcopy(model).float()
+    return fresh_copy(model).float()
 
 
 def _check(what: Sequence[str], labels: str, every: int) -> None:

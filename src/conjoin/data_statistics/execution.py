@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import SymInt, Tensor
+from torch import Tensor
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from conjoin.batches import Inputs
-from conjoin.errors import InputError, MismatchError
+from conjoin.errors import InputError, MismatchError, TraceError
 from conjoin.symmetry.tracing import Trace
 
 __all__ = ["Execution", "Program"]
@@ -18,6 +18,9 @@ __all__ = ["Execution", "Program"]
 
 class Program:
     """A traced model without its weights: any tensors of the same names can be put in.
+
+    A graph may be right for one number of examples only: where the model computes with ``len(x)``,
+    for instance. Then the model is traced again for each other number, once.
 
     Args:
         trace: of `conjoin.symmetry.tracing.trace`. Tensors that the graph holds itself (constants,
@@ -46,6 +49,31 @@ class Program:
             if spec.kind == InputKind.CONSTANT_TENSOR
             or (spec.kind == InputKind.BUFFER and spec.persistent is False)
         }
+        self._for_sizes: dict[tuple[int, ...], Program] = {}
+
+    def for_batch(self, inputs: Inputs) -> "Program":
+        """Give the program that is right for a batch of this size: nearly always this one.
+
+        Its nodes are those of this one, one by one; numbers among their arguments differ.
+
+        Raises:
+            InputError: as `placeholders`.
+            TraceError: with that many examples the model does other operations.
+        """
+        sizes = tuple(map(len, self._values_of(inputs)))
+        if sizes not in self._for_sizes:
+            fits = self.trace.holds_for(sizes)
+            self._for_sizes[sizes] = self if fits else self._again(inputs, sizes)
+        return self._for_sizes[sizes]
+
+    def _again(self, inputs: Inputs, sizes: Sequence[int]) -> "Program":
+        try:
+            found = Program(self.trace.again(inputs))
+        except TraceError as error:
+            raise TraceError(f"{_other_operations(sizes)} ({error})") from error
+        if not _have_same_operations(self, found):
+            raise TraceError(_other_operations(sizes))
+        return found
 
     def placeholders(self, inputs: Inputs) -> dict[str, Any]:
         """Give the values of all placeholders that are no weights or buffers of the state.
@@ -54,6 +82,11 @@ class Program:
             InputError: other inputs than the model was traced with: their number, their names, or
                 their shapes, the number of examples aside.
         """
+        values = self._values_of(inputs)
+        return {**self._constants, **dict(zip(self.inputs, values, strict=True))}
+
+    def _values_of(self, inputs: Inputs) -> list[Tensor]:
+        """Give the tensors of a batch in the order in which the model takes them."""
         if isinstance(inputs, Mapping):
             if set(inputs) != set(self._names):
                 raise InputError(
@@ -69,7 +102,7 @@ class Program:
             )
         for name, value, shape in zip(self._names, values, self._shapes, strict=True):
             _check_shape(name, value, shape)
-        return {**self._constants, **dict(zip(self.inputs, values, strict=True))}
+        return values
 
 
 class Execution:
@@ -88,6 +121,7 @@ class Execution:
 
     Raises:
         InputError: inputs of other names, number or shapes than the model was traced with.
+        TraceError: with that many examples the model does other operations than it was traced with.
 
     >>> import torch
     >>> from torch import nn
@@ -108,8 +142,10 @@ class Execution:
         *,
         keep: Iterable[Node] = (),
     ) -> None:
-        self._program, self._tensors, self._keep = program, tensors, frozenset(keep)
-        self._given = program.placeholders(inputs)
+        self._place, self._tensors = program.place, tensors
+        self._program = program.for_batch(inputs)
+        self._keep = frozenset(map(self._own, keep))
+        self._given = self._program.placeholders(inputs)
         self._values: dict[Node, Any] = {}
         self._at = 0
 
@@ -121,20 +157,26 @@ class Execution:
             MismatchError: a tensor of the model is missing.
         """
         self.advance(node)
-        if node not in self._values:
+        own = self._own(node)
+        if own not in self._values:
             raise InputError(
                 f"the value of {node.name!r} has been let go of; ask for values in the order of "
                 "the graph, name it in keep=, or run the batch again"
             )
-        return self._values[node]
+        return self._values[own]
+
+    def _own(self, node: Node) -> Node:
+        """Give the node of the program for this batch that is in the place of a node."""
+        return self._program.nodes[self._place[node]]
 
     def advance(self, node: Node) -> None:
         """Run up to a node, and that one."""
-        while self._at <= self._program.place[node]:
+        wanted = self._own(node)
+        while self._at <= self._place[node]:
             here = self._program.nodes[self._at]
             self._values[here] = self._run(here)
             for dead in self._program.dead[self._at]:
-                if dead is not node and dead not in self._keep:
+                if dead is not wanted and dead not in self._keep:
                     self._values.pop(dead, None)
                     self._given.pop(dead.name, None)
             self._at += 1
@@ -174,16 +216,31 @@ class _Late:
     name: str
 
 
-def _check_shape(name: str, value: Tensor, shape: Sequence[int | SymInt]) -> None:
-    """Raise if a batch has another shape than the example; a size that may vary is a SymInt."""
-    same = value.dim() == len(shape) and all(
-        isinstance(size, SymInt) or found == size
-        for found, size in zip(value.shape, shape, strict=True)
-    )
-    if not same:
-        expected = ["any" if isinstance(size, SymInt) else size for size in shape]
+def _check_shape(name: str, value: Tensor, shape: Sequence[Any]) -> None:
+    """Raise if a batch has another shape than the example, the number of examples aside."""
+    expected = ["any", *map(int, shape[1:])]
+    if value.dim() != len(shape) or list(value.shape[1:]) != expected[1:]:
         raise InputError(
             f"the input {name!r} of the model was traced with the shape {expected}; the batch has "
             f"{list(value.shape)}. Bring all batches to one shape (padding, say), or trace the "
             "model with an example of this one"
         )
+
+
+def _have_same_operations(one: Program, other: Program) -> bool:
+    """Whether two graphs are the same but for numbers: each node does the same with the same."""
+    return len(one.nodes) == len(other.nodes) and all(
+        (a.op, a.target) == (b.op, b.target)
+        and [one.place[n] for n in a.all_input_nodes] == [other.place[n] for n in b.all_input_nodes]
+        for a, b in zip(one.nodes, other.nodes, strict=True)
+    )
+
+
+def _other_operations(sizes: Sequence[int]) -> str:
+    return (
+        f"with a batch of {sizes[0]} the model does other operations than with the example that it "
+        "was traced with, so that neither can stand for the other. Its forward must not go through "
+        "the examples one by one (`for one in x`), nor decide by their number (`if len(x) > 1`); "
+        "let every operation take the whole batch, as in `self.layer(x)`. If that is not possible, "
+        "give all batches one size, and an example of that size where there is `example_inputs=`"
+    )

@@ -10,6 +10,7 @@ from torch.func import functional_call, grad, vmap
 
 from conjoin.batches import Inputs, map_inputs, read_logits, size_of
 from conjoin.errors import DataError, InputError, NonFiniteError
+from conjoin.symmetry.copies import fresh_copy
 
 __all__ = ["FisherSums"]
 
@@ -32,7 +33,8 @@ class FisherSums:
     does not know.
 
     Args:
-        model: in eval mode; the one whose parameters the gradients are of.
+        model: the one whose parameters the gradients are of; a copy in eval mode is run, so that
+            nothing of `torch.func` is left in it.
         seed: of the labels.
         notice: called with one line if vmap cannot be used.
 
@@ -40,13 +42,14 @@ class FisherSums:
     """
 
     def __init__(self, model: nn.Module, seed: int, notice: Callable[[str], None]) -> None:
-        self._model, self._seed, self._notice = model, seed, notice
+        self._model, self._seed, self._notice = fresh_copy(model).eval(), seed, notice
         self._parameters = {
-            name: p.detach() for name, p in model.named_parameters() if p.is_floating_point()
+            name: p.detach() for name, p in self._model.named_parameters() if p.is_floating_point()
         }
         if not self._parameters:
             raise InputError(f"{type(model).__name__} has no parameters to take a gradient of")
-        self._buffers = {name: buffer.detach() for name, buffer in model.named_buffers()}
+        self._buffers = {name: b.detach() for name, b in self._model.named_buffers()}
+        self._owners = _owners_of(self._model)
         numbers = sum(p.numel() for p in self._parameters.values())
         self._at_once = max(1, ELEMENTS // max(1, numbers))
         self.one_by_one = self._at_once == 1
@@ -65,7 +68,7 @@ class FisherSums:
             NonFiniteError: an output or a gradient is NaN or infinite.
         """
         with torch.no_grad():
-            outputs = _outputs_of(self._model, self._parameters, self._buffers, inputs)
+            outputs = self._outputs(self._parameters, inputs)
         if not bool(outputs.isfinite().all()):
             raise NonFiniteError(
                 f"the outputs of {type(self._model).__name__} have NaN or infinite values, so "
@@ -120,7 +123,7 @@ class FisherSums:
     def _alone(self, inputs: Inputs, labels: Tensor) -> dict[str, Tensor]:
         with torch.enable_grad():
             parameters = {n: p.detach().requires_grad_() for n, p in self._parameters.items()}
-            outputs = _outputs_of(self._model, parameters, self._buffers, inputs)
+            outputs = self._outputs(parameters, inputs)
             found = torch.autograd.grad(
                 _loss_of(outputs[0], labels[0]), list(parameters.values()), allow_unused=True
             )
@@ -131,7 +134,12 @@ class FisherSums:
 
     def _loss(self, parameters: Mapping[str, Tensor], inputs: Any, labels: Tensor) -> Tensor:
         one = map_inputs(inputs, lambda tensor: tensor[None])
-        return _loss_of(_outputs_of(self._model, parameters, self._buffers, one)[0], labels)
+        return _loss_of(self._outputs(parameters, one)[0], labels)
+
+    def _outputs(self, parameters: Mapping[str, Tensor], inputs: Any) -> Tensor:
+        own = {**parameters, **self._buffers}
+        state = {name: own[owner] for name, owner in self._owners.items() if owner in own}
+        return _outputs_of(self._model, state, inputs)
 
     def _add_squares(self, squares: Mapping[str, Tensor], examples: int) -> None:
         for name, square in squares.items():
@@ -150,16 +158,27 @@ def _mixed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4], "big")
 
 
-def _outputs_of(
-    model: nn.Module, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], inputs: Any
-) -> Tensor:
-    state = {**parameters, **buffers}
-    if isinstance(inputs, Tensor):
-        outputs = functional_call(model, state, (inputs,))
-    elif isinstance(inputs, Mapping):
-        outputs = functional_call(model, state, (), dict(inputs))
-    else:
-        outputs = functional_call(model, state, tuple(inputs))
+def _owners_of(model: nn.Module) -> dict[str, str]:
+    """Give, for each tensor of each module, the first name of that tensor.
+
+    A module that has several names is there once: `functional_call` puts back what it finds in a
+    module, and would put a tensor of its own in the place of the parameter at the second name.
+    """
+    first: dict[int, str] = {}
+    owners = {}
+    for prefix, part in model.named_modules():
+        for name, tensor in (
+            *part.named_parameters(prefix, recurse=False, remove_duplicate=False),
+            *part.named_buffers(prefix, recurse=False, remove_duplicate=False),
+        ):
+            owners[name] = first.setdefault(id(tensor), name)
+    return owners
+
+
+def _outputs_of(model: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> Tensor:
+    named = dict(inputs) if isinstance(inputs, Mapping) else {}
+    args = (inputs,) if isinstance(inputs, Tensor) else () if named else tuple(inputs)
+    outputs = functional_call(model, dict(state), args, named, tie_weights=False)
     outputs = read_logits(outputs)
     if not isinstance(outputs, Tensor) or outputs.dim() not in (2, 3):
         found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__

@@ -82,8 +82,9 @@ def layers_of(trace: Trace) -> tuple[Layer, ...]:
 
     A weight or bias that several operations use is of no layer: one of them alone does not say what
     it should be. Nor are there layers for transposed convolutions, embeddings, recurrent networks,
-    and weights that the model computes with before they meet activations. A BatchNorm that alone
-    reads a linear layer or convolution belongs to it; any other is a layer of kind ``scale``.
+    weights that the model computes with before they meet activations, and buffers: a mask, say, or
+    a fixed filter, which nobody has trained. A BatchNorm that alone reads a linear layer or
+    convolution belongs to it; any other is a layer of kind ``scale``.
 
     Args:
         trace: of `conjoin.symmetry.tracing.trace`.
@@ -198,7 +199,7 @@ def _layer_norm(node: Node, trace: Trace) -> Layer | None:
 def _mul(node: Node, trace: Trace) -> Layer | None:
     one, two = node.args[:2]
     source, weight = (two, one) if _is_tensor(one, trace) else (one, two)
-    if not _is_tensor(weight, trace) or not _is_activation(source, trace):
+    if not _is_parameter(weight, trace) or not _is_activation(source, trace):
         return None
     scale, value = _value_of(weight), _value_of(source)
     if scale is None or value is None or scale.dim() != 1 or value.dim() < 2:
@@ -220,10 +221,10 @@ def _made(
     transposed: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> Layer | None:
-    """Give a layer, if its weight and bias are tensors of the state, and its source is not."""
-    if not _is_tensor(weight, trace) or not _is_activation(source, trace):
+    """Give a layer, if its weight and bias are parameters, and its source is no tensor of these."""
+    if not _is_parameter(weight, trace) or not _is_activation(source, trace):
         return None
-    if bias is not None and (not _is_tensor(bias, trace) or _dims_of(bias) != 1):
+    if bias is not None and (not _is_parameter(bias, trace) or _dims_of(bias) != 1):
         return None
     if kind == "linear" and (_dims_of(weight) != 2 or _dims_of(source) < 2):
         return None  # `x @ weight` is also a product with a stack of matrices
@@ -258,7 +259,9 @@ def _only_norm(node: Node, trace: Trace) -> tuple[BatchNorm, Node] | tuple[None,
 def _norm_of(node: Node, trace: Trace) -> BatchNorm | None:
     _, weight, bias, mean, variance, _, eps = node.args
     affine = [arg for arg in (weight, bias) if arg is not None]
-    if not all(_is_tensor(arg, trace) for arg in (mean, variance, *affine)):
+    if not all(_is_tensor(arg, trace) for arg in (mean, variance)):
+        return None
+    if not all(_is_parameter(arg, trace) for arg in affine):
         return None
     names = [
         trace.tensors[arg.name] if isinstance(arg, Node) else None
@@ -277,6 +280,11 @@ def _first_output(node: Node) -> Node | None:
 
 def _is_tensor(node: Any, trace: Trace) -> TypeGuard[Node]:
     return isinstance(node, Node) and node.op == "placeholder" and node.name in trace.tensors
+
+
+def _is_parameter(node: Any, trace: Trace) -> TypeGuard[Node]:
+    parameters = trace.program.graph_signature.inputs_to_parameters
+    return _is_tensor(node, trace) and node.name in parameters
 
 
 def _is_activation(node: Any, trace: Trace) -> TypeGuard[Node]:

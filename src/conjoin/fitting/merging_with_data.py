@@ -109,12 +109,13 @@ def merge_with_data(
         A module of the models' class in eval mode, or a `TaskNetworks`; and what was done.
 
     Raises:
-        InputError: fewer than two models, not as many data sets, an unknown method, or numbers out
-            of range.
+        InputError: fewer than two models, not as many data sets, an unknown method, numbers out of
+            range, or models without their weights or that cannot be copied.
         DataError: a data set has too few examples.
-        MismatchError: the models differ in structure.
+        MismatchError: the models differ in structure, or compute different things with tensors of
+            one structure: another nonlinearity, say.
         NonFiniteError: weights or activations are NaN or infinite.
-        TraceError: the models cannot be traced.
+        TraceError: the models cannot be traced, or go through the examples one by one.
 
     >>> a = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> x = torch.randn(40, 4)

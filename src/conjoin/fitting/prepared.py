@@ -10,11 +10,13 @@ from conjoin.alignment import Alignment, align
 from conjoin.batches import Data, Inputs, device_of, map_inputs, size_of
 from conjoin.data_statistics.execution import Program
 from conjoin.data_statistics.layers import Layer, layers_of
+from conjoin.data_statistics.watching import without_fast_path
 from conjoin.errors import InputError
 from conjoin.fitting.folding import Folding, fold, folding_of
 from conjoin.repairing.held_out import read, split
+from conjoin.repairing.parents import check_function
 from conjoin.symmetry import Layout, Symmetries, find_symmetries
-from conjoin.symmetry.copies import fresh_copy
+from conjoin.symmetry.copies import check_weights, fresh_copy
 from conjoin.symmetry.tracing import trace
 
 __all__ = ["Prepared", "Settings", "first_of", "precise", "prepare", "with_labels"]
@@ -117,7 +119,11 @@ def prepare(
     *,
     folded: bool,
 ) -> Prepared:
-    """Read the data and trace the first model; see `merge_with_data` for all arguments."""
+    """Read the data and trace the first model; see `merge_with_data` for all arguments.
+
+    Raises:
+        MismatchError: a model does other operations than the first.
+    """
     count = len(models)
     if count < 2:
         raise InputError(f"merge_with_data takes two or more models, not {count}")
@@ -129,6 +135,8 @@ def prepare(
     given = None if alignment is None or isinstance(alignment, str) else list(alignment)
     if given is not None and len(given) != count:
         raise InputError(f"align= needs an Alignment of each of the {count} models")
+    for number, model in enumerate(models):
+        check_weights(model, f"model {number}")
     device = device_of(models[0]) or torch.device("cpu")
     sets = [
         [map_inputs(batch, lambda t: precise(t.to(device))) for batch in part]
@@ -137,13 +145,14 @@ def prepare(
     fitted, held = split(sets)
     own = [_precise_module(model) for model in models]
     example = _two(fitted[0][0])
-    traced = trace(own[0], example)
+    program = Program(trace(own[0], example))
+    _check_operations(program, own, fitted)
     if symmetries is None and isinstance(alignment, str):
         symmetries = find_symmetries(own[0], example)
-    layers = layers_of(traced)
+    layers = layers_of(program.trace)
     folding = folding_of(layers, own[0]) if folded else None
     return Prepared(
-        list(models), own, labels, fitted, held, Program(traced),
+        list(models), own, labels, fitted, held, program,
         layers if folding is None else folding.layers, folding, symmetries,
         given, int(memory), seed, progress,
     )  # fmt: skip
@@ -180,6 +189,22 @@ def _precise_module(module: nn.Module) -> nn.Module:
     if all(precise(parameter) is parameter for parameter in module.parameters()):
         return module
     return fresh_copy(module).float()
+
+
+def _check_operations(
+    program: Program, models: Sequence[nn.Module], data: Sequence[Sequence[Inputs]]
+) -> None:
+    """Check that all models do what the first one does, by whose operations they will be run."""
+    tensors = [_kinds_of_tensors(model) for model in models]
+    for number, (model, part) in enumerate(zip(models, data, strict=True)):
+        # What differs in its tensors is said when they are aligned and merged.
+        if number and tensors[number] == tensors[0]:
+            with without_fast_path():
+                check_function(program, model, part[0], f"model {number}")
+
+
+def _kinds_of_tensors(model: nn.Module) -> dict[str, tuple[object, ...]]:
+    return {n: (t.shape, t.dtype, t.device) for n, t in model.state_dict().items()}
 
 
 def _two(batch: Inputs) -> Inputs:

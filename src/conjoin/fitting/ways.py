@@ -90,7 +90,11 @@ def _least_squares(prepared: Prepared, settings: Settings, private: Private, exa
             progress=prepared.progress,
         )
     made = states if private else states[:1]
-    networks = [with_state(prepared.models[0], state) for state in made]
+    fitted = {name for layer in prepared.layers for name in tensors_of(layer)}
+    networks = [
+        _with_found(prepared.models[0], state, {name: state[name] for name in fitted})
+        for state in made
+    ]
     solved = {one.name: one.solved for one in layers if one.solved != "features"}
     return Made(networks, layers, solved)
 
@@ -210,7 +214,7 @@ def _averaged(
 ) -> Made:
     """Give the mean of aligned models, some tensors replaced, and statistics re-estimated."""
     mean = merge(models, "linear", weights=settings.weights)
-    made = with_state(mean, {**mean.state_dict(), **found})
+    made = _with_found(mean, mean.state_dict(), found)
     data = [with_labels(first_of(part, examples)) for part in prepared.data]
     return Made([reestimate_kept(made, prepared.folding or Folding(), data)])
 
@@ -223,7 +227,10 @@ def together(
     if private.norms:
         own |= {name for layer in layers for name in tensors_of_norm(layer)}
     first = next(iter(networks.values()))
-    shared = {n: p for n, p in first.named_parameters() if n not in own}
+    state = first.state_dict(keep_vars=True)
+    # By identity: one that has several names is known by the first of them.
+    apart = {id(state[name]) for name in own if name in state}
+    shared = {n: p for n, p in first.named_parameters() if id(p) not in apart}
     for network in networks.values():
         share_parameters(network, shared)
     return TaskNetworks(networks)
@@ -236,6 +243,15 @@ def with_state(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         for name, own in result.state_dict(keep_vars=True).items():
             own.copy_(state[name])
     return result
+
+
+def _with_found(
+    module: nn.Module, state: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> nn.Module:
+    """Give a copy with a state in which some tensors are replaced, under all names they have."""
+    own = module.state_dict(keep_vars=True)
+    replaced = {id(own[name]): tensor for name, tensor in found.items()}
+    return with_state(module, {n: replaced.get(id(t), state[n]) for n, t in own.items()})
 
 
 def _bytes_kept(program: Program, examples: int) -> int:

@@ -20,9 +20,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from conjoin.arguments import as_mapping, as_module
 from conjoin.batches import Inputs, map_inputs, run_model, size_of
+from conjoin.data_statistics.watching import without_fast_path
 from conjoin.errors import DataError, InputError, MismatchError
 from conjoin.evaluation import evaluating
 from conjoin.records import Record, Split
+from conjoin.symmetry.copies import check_weights
 
 __all__ = ["activation_statistics"]
 
@@ -80,7 +82,7 @@ def activation_statistics(
         For each layer, in the order of calls: the variance, and the correlation of two parents.
 
     Raises:
-        InputError: no parents by name, or what is no network.
+        InputError: no parents by name, or what is no network or has no weights yet.
         DataError: fewer than two examples, or what the merged network does not take.
         MismatchError: a parent lacks a layer of the merged network, or has other units in it.
 
@@ -100,7 +102,9 @@ def activation_statistics(
     if count == 1:
         raise DataError("a variance needs two examples or more; the data gave one")
     networks = [as_module(network, "each network") for network in (merged, *parents.values())]
-    with evaluating(networks), torch.no_grad():
+    for who, network in zip(("the merged network", *parents), networks, strict=True):
+        check_weights(network, who)
+    with evaluating(networks), torch.no_grad(), without_fast_path():
         observed = _observed(merged, next(part for part in inputs if size_of(part)))
         found = [_located(net, who, observed) for who, net in [("", merged), *parents.items()]]
         moments = [{layer: _Moments() for layer in observed} for _ in networks]

@@ -9,6 +9,7 @@ from torch import nn
 
 from conjoin.arguments import as_module, as_whole
 from conjoin.batches import Inputs
+from conjoin.symmetry.copies import check_weights
 from conjoin.symmetry.groups import Group, Layout, layout_of
 from conjoin.symmetry.permutations import Permutations
 from conjoin.symmetry.proof import Proof, prove, random_orders
@@ -65,7 +66,8 @@ def find_symmetries(model: nn.Module, example_inputs: Inputs, *, seed: int = 0) 
         seed: of the random element.
 
     Raises:
-        InputError: it is no module, does not run on the inputs, or they have no batch.
+        InputError: it is no module, has no weights yet, cannot be copied, does not run on the
+            inputs, or they have no batch.
         TraceError: the model cannot be traced; the message says why and what to do.
 
     Source: permutation symmetry, Hecht-Nielsen 1990; its use for merging, Ainsworth et al., Git
@@ -81,6 +83,7 @@ def find_symmetries(model: nn.Module, example_inputs: Inputs, *, seed: int = 0) 
     (True, False)
     """
     model, seed = as_module(model), as_whole(seed, "seed")
+    check_weights(model)
     began = time.perf_counter()
     solved = solve(trace(model, example_inputs))
     guilty: tuple[str, ...] = ()

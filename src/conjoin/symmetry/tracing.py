@@ -1,9 +1,9 @@
 """A model -> a graph of operations with exact shapes, by `torch.export`."""
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import isqrt
 from typing import Any
 
@@ -43,6 +43,7 @@ class Trace:
         tensors: placeholder -> name of the parameter or buffer.
         names: of a tensor's aliases -> the name it is known by.
         kinds: of parameters and buffers.
+        again: traces the same model with other inputs.
         uniform: placeholders of constants with one value everywhere.
     """
 
@@ -50,12 +51,43 @@ class Trace:
     tensors: Mapping[str, str]
     names: Mapping[str, str]
     kinds: Mapping[str, Kind]
+    again: Callable[[Inputs], "Trace"]
     uniform: frozenset[str] = frozenset()
 
     @property
     def nodes(self) -> Sequence[Node]:
         """Nodes in the order of execution."""
         return list(self.program.graph.nodes)
+
+    def holds_for(self, sizes: Sequence[int]) -> bool:
+        """Whether the operations are what the model does with batches of other sizes too.
+
+        They are not where it makes a plain number of the size, as ``len(x)`` does, or asks an
+        ``if`` of it: `torch.export` then takes the size that it has seen, without notice.
+
+        Args:
+            sizes: of the first dimension of each input, in their order.
+
+        >>> class Last(nn.Module):
+        ...     def forward(self, x):
+        ...         return x[torch.arange(len(x)), -1]
+        >>> trace(Last(), torch.zeros(2, 3)).holds_for([5])
+        False
+        >>> trace(nn.Linear(3, 3), torch.zeros(2, 3)).holds_for([5])
+        True
+        """
+        by_name = {node.name: node for node in self.nodes}
+        given = [by_name[str(name)] for name in self.program.graph_signature.user_inputs]
+        found = [node.meta["val"].shape[0] for node in given]
+        pairs = list(zip(found, sizes, strict=True))
+        if any(_is_fixed(one) and int(one) != size for one, size in pairs):
+            return False
+        free = {one.node.expr: size for one, size in pairs if not _is_fixed(one)}
+        guards = {guard for one in found if not _is_fixed(one) for guard in _guards_of(one)}
+        if 1 in sizes:  # torch.export takes two or more for granted; then sizes differ that may not
+            guards = {guard for guard in guards if getattr(guard, "rel_op", "") == "=="}
+        # Of sympy: what cannot be told is neither true nor false.
+        return not any(guard.subs(free) == False for guard in guards)  # noqa: E712
 
 
 def trace(model: nn.Module, inputs: Inputs) -> Trace:
@@ -83,6 +115,12 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
             "the example inputs must be tensors with a batch of two or more in their first "
             f"dimension; found {[list(t.shape) for t in tensors]}"
         )
+    return _trace(model, inputs)
+
+
+def _trace(model: nn.Module, inputs: Inputs) -> Trace:
+    """Export a copy; with a batch of one, too, though nothing is then known of larger ones."""
+    args, kwargs = _arguments(inputs)
     # Of a view that is not contiguous, torch.export does not find the dimensions that vary.
     args = tuple(tensor.contiguous() for tensor in args)
     kwargs = {name: tensor.contiguous() for name, tensor in kwargs.items()}
@@ -98,7 +136,8 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
     kinds = {name: spec.kind for name, spec in checkpoint.specs.items()}
     signature = program.graph_signature
     owners = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return Trace(program, owners, _canonical(model), kinds, _uniform(program))
+    again = partial(_trace, model)
+    return Trace(program, owners, _canonical(model), kinds, again, _uniform(program))
 
 
 # Graphs of the last structures that were traced, without weights. Whoever merges, aligns or
@@ -136,7 +175,8 @@ def _exported(model: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tens
     for tensor in (*args, *kwargs.values()):
         shapes[tensor] = {0: Dim.AUTO}  # so that it is not taken for a number of channels
     try:
-        with warnings.catch_warnings():
+        # Some models do other operations where no gradients are wanted.
+        with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")  # of torch about itself
             sizes = shapes.dynamic_shapes(model, args, kwargs)
             program = export(model, args, kwargs, dynamic_shapes=sizes, strict=False)
@@ -215,6 +255,16 @@ def name_of(target: Any) -> str:
     if isinstance(target, torch._ops.OpOverload):
         return f"{target.namespace}.{target._opname}"
     return str(getattr(target, "__name__", target))
+
+
+def _is_fixed(size: Any) -> bool:
+    """Whether a size is a number, though a dimension was to vary."""
+    return isinstance(size, int) or bool(size.node.expr.is_number)
+
+
+def _guards_of(size: Any) -> Sequence[Any]:
+    """Give what a graph takes for granted about the sizes of its inputs."""
+    return [guard.expr for guard in size.node.shape_env.guards]
 
 
 def size_of(value: Any) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from conjoin.alignment.blocks import Block
+from conjoin.alignment.blocks import Block, pinned_holders
 from conjoin.alignment.gains import assign
 from conjoin.alignment.rotations.rotations import Rotatable
 from conjoin.alignment.rotations.turning import moved, nearest
@@ -122,7 +122,7 @@ def solve(
 
 def _forward(problem: Problem) -> dict[str, Tensor]:
     """Go from group to group, each matched by what is known already."""
-    maps, known = problem.identity(), set[str]()
+    maps, known = problem.identity(), pinned_holders(problem.groups)
     while left := [name for name in problem.groups if name not in known]:
         name, blocks = next(
             ((n, b) for n in left if (b := _known_blocks(problem, n, known))), (left[0], [])
