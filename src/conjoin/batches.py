@@ -11,7 +11,7 @@ Every tensor's first dimension is the batch.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from typing import Any, cast
 
 import torch
@@ -35,6 +35,7 @@ __all__ = [
     "read_logits",
     "run_model",
     "size_of",
+    "with_example",
 ]
 
 Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -204,6 +205,21 @@ def first_examples(data: Data, count: int, *, batch_size: int = 250) -> list[Inp
         if left <= 0:
             break
     return found
+
+
+def with_example(data: Data) -> tuple[Inputs | None, Data]:
+    """Give two examples, or one, and the data with them: an iterator would have lost them.
+
+    None if there are none.
+
+    >>> example, rest = with_example(iter([torch.zeros(3, 2), torch.ones(3, 2)]))
+    >>> example.shape, len(list(rest))
+    (torch.Size([2, 2]), 2)
+    """
+    if isinstance(data, Iterator):
+        begin = list(islice(data, 1))
+        return next(iter(first_examples(begin, 2)), None), chain(begin, data)
+    return next(iter(first_examples(data, 2)), None), data
 
 
 def device_of(module: nn.Module) -> torch.device | None:

@@ -229,6 +229,21 @@ def test_dead_units_are_no_error():
     assert align(two, empty, torch.randn(2, 4)).objective == 0
 
 
+@pytest.mark.parametrize("method", ["auto", "weights", "learned"])
+def test_data_alone_are_enough(method):
+    one, two = new(lambda: mlp(4, 6, 3), 0), new(lambda: mlp(4, 6, 3), 1)
+    x, y = torch.randn(40, 4), torch.zeros(40)
+    loader = list(zip(x.split(10), y.split(10), strict=True))
+    given = [align(two, one, x[:2], data=loader, method=method)]
+    kinds = (lambda: loader, lambda: (x, y), lambda: iter(loader), lambda: (b for b in loader))
+    for data in kinds if method == "auto" else kinds[:1]:
+        given.append(align(two, one, data=data(), method=method))
+    if method == "auto":  # a pair is cut in other places
+        given.pop(2)
+    assert all(found.permutations == given[0].permutations for found in given)
+    assert all(found.objective == given[0].objective for found in given)
+
+
 def test_what_cannot_be_aligned_is_said():
     one, two, example = mlp(4, 6, 3), mlp(4, 6, 3), torch.randn(2, 4)
     symmetries = find_symmetries(one, example)

@@ -16,7 +16,7 @@ from conjoin.alignment.matched import Alignment, Matched, cosines_of, mutual_of
 from conjoin.alignment.matching import CERTAIN, STARTS, weighed
 from conjoin.alignment.together import Models, Together, match_together
 from conjoin.arguments import as_whole
-from conjoin.batches import Inputs, batches, inputs_of, size_of
+from conjoin.batches import Inputs, batches, inputs_of, size_of, with_example
 from conjoin.checkpoints import Checkpoint, Kind, as_checkpoint, describe_name_difference
 from conjoin.errors import InputError, MismatchError, NonFiniteError
 from conjoin.symmetry import Layout, Permutations, Symmetries, find_symmetries
@@ -89,7 +89,7 @@ def align(
             not changed.
         to: the reference, of the same structure; none for a list.
         example_inputs: a batch of two or more that the symmetries of the reference, or of the first
-            model of a list, are found on.
+            model of a list, are found on; by default two examples of `data`.
         data: batches of inputs or of ``(inputs, labels)``, or such a pair, that activations are
             compared on; gone through once for each pair of models. Of three or more, the first
             1,000 examples choose among orders by how near the mean's outputs come to the models'.
@@ -110,7 +110,7 @@ def align(
         an alignment, or a list of them in the order of the models.
 
     Raises:
-        InputError: neither example inputs nor symmetries, an unknown method or start, activations
+        InputError: no example inputs, symmetries or data, an unknown method or start, activations
             without data or of what is no module, not two or more models, or more than two to learn.
         DataError: the data have no batch, or one alone to learn from.
         MismatchError: the models differ in structure, or the symmetries are of another one.
@@ -151,6 +151,8 @@ def align(
         [f"model {n}" for n in range(len(given))] if several else ["the reference", "the model"]
     )
     checkpoints = _checkpoints(given, labels)
+    if example_inputs is None and symmetries is None and data is not None:
+        example_inputs, data = with_example(data)
     layout = _layout(given[0], example_inputs, symmetries)
     names = _names(layout, checkpoints, labels)
     blocks = [blocks_of(layout, one, one, names) for one in checkpoints]
@@ -297,8 +299,7 @@ def _layout(to: Model, inputs: Inputs | None, given: Symmetries | Layout | None)
         )
     if inputs is None:
         raise InputError(
-            "to find what may be reordered, give example_inputs: a batch of two or more of what "
-            "the model takes"
+            "to find what may be reordered, give example_inputs (a batch of two or more), or data"
         )
     return find_symmetries(to, inputs).layout
 
