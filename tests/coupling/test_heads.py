@@ -180,3 +180,59 @@ def test_heads_on_a_trunk_of_several_inputs(named):
         found = conjoin.evaluate({"merged": merged, "alone": alone}, {name: data})
         loss = nn.functional.cross_entropy(expected, labels).item()
         assert [r.value for r in found if r.metric == "loss"] == [pytest.approx(loss)] * 2
+
+
+class Language(nn.Module):
+    """Its head and its embedding have one weight; `first` is the one that is registered first."""
+
+    def __init__(self, first):
+        super().__init__()
+        parts = {"embedding": nn.Embedding(7, 3), "head": nn.Linear(3, 7)}
+        parts["head"].weight = parts["embedding"].weight
+        for name in sorted(parts, key=lambda name: name != first):
+            self.add_module(name, parts[name])
+        self.body = nn.Linear(3, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.body(self.embedding(x))))
+
+
+@pytest.mark.parametrize(
+    ("first", "private"),
+    [("embedding", "head.bias"), ("head", "head.bias"), ("head", "head.*")],
+)
+def test_a_head_that_is_tied_to_the_embedding_is_no_part_of_its_own(first, private):
+    torch.manual_seed(0)
+    models, x = made(Language(first), sgd(0.1)), torch.tensor([0, 3, 5])
+    coupling = Coupling(models, {private: 0.0, "*": math.inf})
+    for number, (net, _) in enumerate(models.values()):
+        net(torch.tensor([number, 2])).square().sum().backward()
+    coupling.step()
+    merged = coupling.merge([x], [x])
+    assert isinstance(merged, TaskNetworks)
+    for name, (net, _) in models.items():
+        torch.testing.assert_close(merged(x, task=name), net(x))
+        own = merged.for_task(name)
+        assert own.head.weight is own.embedding.weight
+    one, other = (merged.for_task(name) for name in models)
+    assert one.body.weight is other.body.weight
+    assert (one.head.weight is other.head.weight) == (private == "head.bias")
+    assert one.head.bias is not other.head.bias
+
+
+def test_a_head_whose_parts_are_tied_to_each_other_is_kept_on_one_trunk():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Linear(4, 3)
+            self.head = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+            self.head[2].weight = self.head[0].weight
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    torch.manual_seed(0)
+    models, data = made(Tied(), sgd(0.1)), (_x(), torch.zeros(6))
+    merged = Coupling(models, HEADS).merge(data, data)
+    assert isinstance(merged, MultiHead)
+    torch.testing.assert_close(merged(_x(), task="b"), models["b"][0](_x()))

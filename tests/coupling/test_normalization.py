@@ -104,6 +104,45 @@ def test_eval_mode_and_what_comes_after_are_plain():
     assert "forward" not in vars(b)
 
 
+def test_an_own_forward_is_put_back():
+    a, b = _layers(nn.BatchNorm1d, 2)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    plain, calls = a.forward, []
+
+    def hooked(x):  # as accelerate does
+        calls.append(x)
+        return plain(x)
+
+    a.forward = hooked
+    with pooled_normalization([a, b]):
+        a(x)
+        assert not calls  # it would not be pooled
+        a.eval()(x)
+        assert len(calls) == 1
+    a(x)
+    assert len(calls) == 2
+    assert "forward" not in vars(b)
+
+
+def test_blocks_may_be_nested():
+    a, b, c = _layers(nn.BatchNorm1d, 3)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    of_two, of_three = copy.deepcopy([a, b]), copy.deepcopy([a, b, c])
+    with pooled_normalization(of_two):
+        first, again = of_two[0](x), of_two[0](x)
+    with pooled_normalization(of_three):
+        inner = of_three[0](x)
+    with pooled_normalization([a, b]):
+        kept = [t.clone() for t in (a.running_mean, a.running_var)]
+        torch.testing.assert_close(a(x), first)
+        a.running_mean.copy_(kept[0])
+        a.running_var.copy_(kept[1])
+        with pooled_normalization([a, b, c]):
+            torch.testing.assert_close(a(x), inner)
+        torch.testing.assert_close(a(x), again)
+    assert not any("forward" in vars(layer) for layer in (a, b, c))
+
+
 def test_low_precision_is_computed_in_float32():
     a, b = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     x = torch.randn(9, 2)

@@ -9,8 +9,8 @@ from coupling_toys import Net, Tensors, adam, adamw, backward, images, joint, ma
 from torch import nn
 from torch.nn import functional as F
 
-from conjoin.coupling import Coupling, elastic_averaging, papa
-from conjoin.errors import InputError
+from conjoin.coupling import Coupling, elastic_averaging, over_time, papa
+from conjoin.errors import InputError, MismatchError
 
 ULP = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}  # relative to the power of 2 below
 
@@ -284,6 +284,15 @@ def test_models_of_different_precision_are_pulled_in_the_first_ones():
     assert module.w.dtype == torch.float32
 
 
+@pytest.mark.parametrize("strength", [math.inf, over_time({0: 1.0, 5: {"w": math.inf}})])
+def test_models_of_different_precision_hold_no_tensor_of_the_same_bits(strength):
+    models = made(Tensors(w=[0.5, -1.0]), sgd(0.1))
+    models["b"][0].float()
+    message = "'w' is shared .*torch.float64 in 'a', torch.float32 in 'b'.*module.float"
+    with pytest.raises(MismatchError, match=message):
+        Coupling(models, strength)
+
+
 def test_integers_cannot_be_coupled():
     class Counts(nn.Module):
         def __init__(self):
@@ -298,3 +307,22 @@ def test_integers_cannot_be_coupled():
     assert coupling.gap() == {"w": 0.0}
     with pytest.raises(InputError, match="every has to be"):
         Coupling(models, {"w": 1.0}, every=0)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("optimizer", [sgd(0.05), sgd(1e-6), adam(0.05), adam(0.05, eps=1e-15)])
+def test_the_largest_strength_makes_weights_one(optimizer, count):
+    models = made(Tensors(w=[0.5, -1.0, 2.0], unused=[0.3]).float(), optimizer, count)
+    coupling = Coupling(models, 1e20)
+    for number, (module, made_by) in enumerate(models.values()):
+        gradient = [number - 0.5, 0.0, 1e4 * number]
+        module.w.grad = torch.tensor(gradient)
+        made_by.step()
+    mean = sum(module.w.detach() for module, _ in models.values()) / count
+    coupling.pull()
+    (first, _), *others = models.values()
+    for module, _ in others:
+        torch.testing.assert_close(module.w, first.w, rtol=1e-6, atol=1e-6)
+    assert first.unused.item() == pytest.approx(0.3)
+    if isinstance(models["a"][1], torch.optim.SGD):
+        torch.testing.assert_close(first.w.detach(), mean, rtol=1e-5, atol=1e-5)

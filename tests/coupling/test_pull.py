@@ -250,22 +250,6 @@ def test_what_one_model_does_not_move_is_an_anchor_to_the_others(how, optimizer)
     assert abs(weights_of(models)[0] - before[0]).max() > 1e-3
 
 
-def test_a_parameter_without_gradient_is_pulled_by_sgd_and_holds_still_under_adam():
-    # SGD would move it by -lr * 0; Adam has no second moment of it, and so no step.
-    for optimizer, moves in ((sgd(0.1), True), (adam(0.1), False)):
-        models = made(Tensors(w=[0.5], v=[1.0]), optimizer)
-        coupling = Coupling(models, 2.0)
-        with torch.no_grad():
-            models["b"][0].v.add_(1.0)
-        for number, (module, made_by) in enumerate(models.values()):
-            backward(module, number)
-            module.v.grad = None
-            made_by.step()
-        coupling.pull()
-        found = [v.item() for v in weights_of(models, "v")]
-        assert (found != [1.0, 2.0]) == moves
-
-
 def test_private_tensors_may_differ_in_shape_or_be_in_some_models_only():
     nets = {"a": Tensors(w=[1.0], head=[1.0, 2.0]), "b": Tensors(w=[1.0], head=[1.0], more=[5.0])}
     models = {name: (net, torch.optim.SGD(net.parameters(), 0.1)) for name, net in nets.items()}

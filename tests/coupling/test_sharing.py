@@ -263,6 +263,8 @@ def test_settings_that_do_not_change_the_step_may_differ():
     models = made(
         Tensors(w=[1.0]), [adam(0.1, foreach=True), adam(torch.tensor(0.1, dtype=torch.float64))]
     )
+    for (_, optimizer), name in zip(models.values(), ("trunk of a", "trunk of b"), strict=True):
+        optimizer.param_groups[0] |= {"name": name, "max_lr": len(name)}  # of users and schedules
     coupling = Coupling(models, math.inf)
     train(models, coupling, 5, [0.0, 1.0])
 
@@ -318,6 +320,22 @@ def test_arriving_at_infinity_merges_weights_and_states(optimizer):
     # Leaving infinity: each goes its own way again, as far as the strength lets it.
     train(models, coupling, 300, optima)
     assert coupling.gap()["w"] > 0.01
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.05, momentum=0.9), adamw(0.05, amsgrad=True)])
+def test_arriving_at_infinity_merges_the_states_of_a_scalar(optimizer):
+    models = made(Tensors(scale=1.0), optimizer)
+    coupling = Coupling(models, over_time({0: 0.01, 9: 0.01, 10: math.inf}))
+    train(models, coupling, 10, [1.5, -1.0])
+    states = [dict(made_by.state[module.scale]) for module, made_by in models.values()]
+    states = [{k: torch.as_tensor(v).clone() for k, v in state.items()} for state in states]
+    coupling.share_gradients()
+    for module, made_by in models.values():
+        for key, value in made_by.state[module.scale].items():
+            mean = sum(state[key] for state in states) / 2
+            torch.testing.assert_close(torch.as_tensor(value), mean, rtol=1e-14, atol=1e-18)
+    train(models, coupling, 20, [1.5, -1.0])
+    assert len({module.scale.item() for module, _ in models.values()}) == 1
 
 
 @pytest.mark.parametrize("steps", [0, 1])

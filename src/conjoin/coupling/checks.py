@@ -1,13 +1,14 @@
 """What a coupling checks of what it is given."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from conjoin.arguments import as_whole
-from conjoin.coupling.pulls import Rule
+from conjoin.coupling.pulls import PENALTY, Rule
 from conjoin.errors import InputError
 
-__all__ = ["Start", "check_options", "check_scaler", "check_state"]
+__all__ = ["Start", "check_options", "check_penalty", "check_scaler", "check_state"]
 
 Start = Literal["shared", "any"]
 
@@ -26,6 +27,22 @@ def check_options(every: int, start: Start, rule: Rule, rounds: int | None) -> N
         as_whole(rounds, "rounds", 1)
         if not rule.center:
             raise InputError(f"rounds are for rules with a center; {rule.name} has none")
+
+
+def check_penalty(
+    name: str, names: Sequence[str], rule: Rule, strengths: Mapping[str, float]
+) -> None:
+    """Raise an InputError if a coupling gives no penalty of a model."""
+    if name not in names:
+        raise InputError(f"no model {name!r} in this coupling; there are {tuple(names)}")
+    if rule != PENALTY:
+        raise InputError(
+            f"this coupling pulls by the {rule.name}; with the penalty in the loss as well it "
+            "would be twice as strong. For the penalty alone, make it with "
+            "conjoin.coupling.thread_loss(models, strength)"
+        )
+    if math.inf in strengths.values():
+        raise InputError("an infinite penalty has no gradient; use a Coupling that pulls")
 
 
 def check_scaler(scaler: Any) -> None:

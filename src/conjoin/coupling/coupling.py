@@ -10,17 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from conjoin.batches import Data
-from conjoin.coupling.checks import Start, check_options, check_scaler, check_state
-from conjoin.coupling.effective_steps import (
-    EffectiveStep,
-    OtherOptimizers,
-    check_optimizer,
-    count_steps,
-)
+from conjoin.coupling.checks import Start, check_options, check_penalty, check_scaler, check_state
+from conjoin.coupling.counting import IdlePulls, count_steps
+from conjoin.coupling.effective_steps import EffectiveStep, OtherOptimizers, check_optimizer
 from conjoin.coupling.handing_over import hand_over
 from conjoin.coupling.members import (
-    Member,
     check_coupled,
+    check_one_dtype,
     check_start,
     common_names,
     layers_of_members,
@@ -28,10 +24,11 @@ from conjoin.coupling.members import (
     relative_gap,
 )
 from conjoin.coupling.pulling import average, penalty_of, pull_tensor, rows_of
-from conjoin.coupling.pulls import JOINT, PENALTY, Rule
+from conjoin.coupling.pulls import JOINT, Rule
 from conjoin.coupling.sharing import (
     check_alike,
     check_shared,
+    check_still_equal,
     share_gradients,
     share_overflow,
     tie,
@@ -43,9 +40,9 @@ from conjoin.coupling.strength import (
     check_strength,
     coupled_names,
     is_constant,
+    shared_names,
     strengths_at,
 )
-from conjoin.errors import InputError
 
 __all__ = ["Coupling"]
 
@@ -129,10 +126,11 @@ class Coupling:
         self._time = 0
         self._adapted: dict[str, float] = {}
         self._tied: set[str] = set()
-        self._shared_at, self._warned = -1, False
+        self._shared_at, self._warned, self._idle = -1, False, IdlePulls()
         self._cached: tuple[int, dict[str, float]] | None = None
         coupled = coupled_names(strength, self._layers, self._tensor_names)
         check_coupled(self._members, coupled)
+        check_one_dtype(self._members, shared_names(strength, self._layers, self._tensor_names))
         if start == "shared":
             check_start(self._members, coupled)
         self._at_once = rows_of(self._members[0].parameters[name].numel() for name in coupled)
@@ -141,12 +139,12 @@ class Coupling:
             for name in (coupled if rule.center else ())
         }
         # After all checks: a coupling that is refused leaves nothing behind in the optimizers.
-        self._counters = count_steps(self._optimizers())
+        self._counters = count_steps(self._members)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Of a copy: its optimizers have other ids, and torch leaves hooks out when it copies.
+        # Of a copy: torch leaves the hooks of optimizers out when it copies.
         self.__dict__.update(state)
-        self._counters = count_steps(self._optimizers(), list(self._counters.values()))
+        self._counters = count_steps(self._members, self._counters)
 
     @property
     def time(self) -> int:
@@ -185,6 +183,8 @@ class Coupling:
                 stay one.
         """
         check_scaler(scaler)
+        for counter in self._counters:
+            counter.look()
         shared = _infinite(self._strengths_at(self._next))
         if shared and scaler is not None:
             share_overflow(scaler, self._optimizers())
@@ -206,26 +206,29 @@ class Coupling:
 
         Raises:
             InputError: tensors are shared, and `share_gradients` was not called for this step; or
-                they have drifted apart.
+                they have drifted apart; or weights change, but none of the optimizers steps.
         """
-        steps = max(counter.steps for counter in self._counters.values())
+        steps = max(counter.steps for counter in self._counters)
         if steps == 0:
+            if not any(counter.called for counter in self._counters):
+                self._idle.add(self._members)
             return
+        self._idle.reset()
         made = self._next - 1  # the number of the step that was just made
         strengths = self._strengths_at(made)
-        check_shared(self._members, _infinite(strengths), self._shared_at, made)
+        shared = _infinite(strengths)
+        check_shared(self._members, shared, self._shared_at, made)
+        self._tied.intersection_update(shared)
         if steps < self._every:
             return
         groups = [member.group_numbers() for member in self._members]
         for name, value in strengths.items():
             if 0 < value < math.inf:
                 self._pull(name, value, groups)
-        self._time += steps
-        for counter in self._counters.values():
+        before, self._time = self._time, self._time + steps
+        for counter in self._counters:
             counter.reset()
-        if self._rounds is not None and self._time // self._rounds > (
-            (self._time - steps) // self._rounds
-        ):
+        if self._rounds is not None and self._time // self._rounds > before // self._rounds:
             for name, center in self._center.items():
                 if strengths[name] > 0:
                     average([member.parameters[name].detach() for member in self._members], center)
@@ -256,18 +259,9 @@ class Coupling:
         Raises:
             InputError: no such model; the coupling pulls; or a strength is infinite.
         """
-        member = next((m for m in self._members if m.name == name), None)
-        if member is None:
-            raise InputError(f"no model {name!r} in this coupling; there are {self.names}")
-        if self._rule != PENALTY:
-            raise InputError(
-                f"this coupling pulls by the {self._rule.name}; with the penalty in the loss as "
-                "well it would be twice as strong. For the penalty alone, make it with "
-                "conjoin.coupling.thread_loss(models, strength)"
-            )
         strengths = {name: value for name, value in self.strengths().items() if value > 0}
-        if math.inf in strengths.values():
-            raise InputError("an infinite penalty has no gradient; use a Coupling that pulls")
+        check_penalty(name, self.names, self._rule, strengths)
+        member = self._members[self.names.index(name)]
         if not self._warned:
             self._warned = warn_if_unstable(self._members, strengths)
         others = [other.parameters for other in self._members if other is not member]
@@ -281,7 +275,11 @@ class Coupling:
         0 for equal weights, sqrt(2) for unrelated ones of one size. Layers are those of
         `conjoin.measure.layers_of`, of the tensors that all models have in one shape, be they
         coupled or not.
+
+        Raises:
+            InputError: shared tensors (strength infinity) have drifted apart.
         """
+        self._check_tied()
         return {
             layer.name: relative_gap([[m.parameters[n] for m in self._members] for n in names])
             for layer in self._layers
@@ -303,20 +301,26 @@ class Coupling:
             heads: ``False`` averages private tensors too, into one network.
 
         Raises:
-            InputError: data are needed.
+            InputError: data are needed; or shared tensors have drifted apart.
         """
+        self._check_tied()
         private = [name for name, value in self.strengths().items() if value == 0]
-        names, modules = self.names, [member.module for member in self._members]
-        return hand_over(dict(zip(names, modules, strict=True)), private if heads else [], data)
+        models = {m.name: m.module for m in self._members}
+        return hand_over(models, private if heads else [], data)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what is needed to go on exactly, beside the states of modules and optimizers."""
+        """Give what is needed to go on exactly, beside the states of modules and optimizers.
+
+        Raises:
+            InputError: shared tensors (strength infinity) have drifted apart.
+        """
+        self._check_tied()
+        return self._state()
+
+    def _state(self) -> dict[str, Any]:
         return {
             "time": self._time,
-            "counters": [
-                {"steps": c.steps, "rates": dict(c.rates)}
-                for c in (self._counters[id(o)] for o in self._optimizers())
-            ],
+            "counters": [{"steps": c.steps, "rates": dict(c.rates)} for c in self._counters],
             "adapted": dict(self._adapted),
             "tied": sorted(self._tied),
             "center": {name: tensor.clone() for name, tensor in self._center.items()},
@@ -328,13 +332,13 @@ class Coupling:
         Raises:
             InputError: it is of another coupling, or of none.
         """
-        check_state(state, self.state_dict(), self._tensor_names)
-        counters = [self._counters[id(one)] for one in self._optimizers()]
+        check_state(state, self._state(), self._tensor_names)
         self._time = int(state["time"])
         self._adapted = dict(state["adapted"])
         self._tied = set(state["tied"])
-        self._cached, self._shared_at = None, -1
-        for counter, stored in zip(counters, state["counters"], strict=True):
+        self._cached, self._shared_at, self._idle = None, -1, IdlePulls()
+        for counter, stored in zip(self._counters, state["counters"], strict=True):
+            counter.reset()
             counter.steps, counter.rates = int(stored["steps"]), dict(stored["rates"])
         with torch.no_grad():
             for name, tensor in self._center.items():
@@ -362,7 +366,7 @@ class Coupling:
     @property
     def _next(self) -> int:
         """Number of the optimizer step that comes next."""
-        return self._time + max((c.steps for c in self._counters.values()), default=0)
+        return self._time + max(counter.steps for counter in self._counters)
 
     def _optimizers(self) -> list[Optimizer]:
         return list({id(m.optimizer): m.optimizer for m in self._members}.values())
@@ -371,17 +375,16 @@ class Coupling:
         parameters = [member.parameters[name].detach() for member in self._members]
         steps = [EffectiveStep(0.0)] * len(parameters)
         if self._rule.steps:
-            pairs = zip(self._members, groups, strict=True)
-            steps = [self._effective(member, name, numbers) for member, numbers in pairs]
+            pairs = zip(self._counters, groups, strict=True)
+            steps = [counter.effective(name, numbers) for counter, numbers in pairs]
         pull_tensor(self._rule, strength, parameters, steps, self._center.get(name), self._at_once)
 
-    def _effective(self, member: Member, name: str, numbers: Mapping[int, int]) -> EffectiveStep:
-        parameter = member.parameters[name]
-        number = numbers.get(id(parameter))
-        if number is None or not parameter.requires_grad:
-            return EffectiveStep(0.0)
-        counter = self._counters[id(member.optimizer)]
-        return counter.effective(member.optimizer, number, parameter)
+    def _check_tied(self) -> None:
+        """Raise an InputError if what is one tensor differs between models."""
+        if not self._tied or len({counter.steps for counter in self._counters}) > 1:
+            return  # nothing is, or this is the middle of a step
+        names = [name for name in _infinite(self.strengths()) if name in self._tied]
+        check_still_equal(self._members, names)
 
     def _adapt(self, target: TargetGap, steps: int) -> None:
         if self._time // target.every == (self._time - steps) // target.every:
@@ -390,6 +393,7 @@ class Coupling:
             ratio = (gap / target.gap) ** target.rate
             factor = self._adapted.get(layer, 1.0) * min(2.0, max(0.5, ratio))
             self._adapted[layer] = min(max(factor, 1e-12), 1e12)
+        self._cached = None
 
 
 def _infinite(strengths: Mapping[str, float]) -> list[str]:

@@ -10,9 +10,8 @@ The bare learning rate is wrong by 1 / (1 - momentum): with momentum .9 a coupli
 times too weak.
 """
 
-import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -21,11 +20,14 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from conjoin.errors import InputError
 
-__all__ = ["EffectiveStep", "OtherOptimizers", "StepCounter", "check_optimizer", "count_steps"]
+__all__ = ["EffectiveStep", "OtherOptimizers", "check_optimizer", "effective_step", "step_rate"]
 
 OtherOptimizers = Literal["refuse", "learning rate"]
 
 _SGD, _ADAM = (SGD,), (Adam, AdamW)
+
+SMALLEST_EPS = 1e-30
+"""In the place of an eps of 0: where Adam has seen no gradient, D is lr / eps."""
 
 
 def check_optimizer(optimizer: Optimizer, name: str, other: OtherOptimizers) -> None:
@@ -105,89 +107,42 @@ class EffectiveStep:
         return self.second is not None and not any(isinstance(n, Tensor) for n in self.numbers)
 
 
-@dataclass
-class StepCounter:
-    """Counts the steps of an optimizer, and adds up how long they were, from pull to pull.
+def effective_step(
+    optimizer: Optimizer, number: int, parameter: Tensor, rate: float
+) -> EffectiveStep:
+    """Give D of a parameter.
 
-    A step that mixed precision skips, because a gradient overflowed, does not count: unfused
-    optimizers are not called then, and fused ones carry the mark ``found_inf`` while they are.
-
-    Args:
-        steps: made since the last pull.
-        rates: by number of the parameter group: the sum over these steps of the learning rate,
-            for SGD with its factor (1 - dampening) / (1 - momentum).
-    """
-
-    steps: int = 0
-    rates: dict[int, float] = field(default_factory=dict)
-
-    def count(self, optimizer: Optimizer) -> None:
-        """Count a step, after it."""
-        found_inf = getattr(optimizer, "found_inf", None)
-        if found_inf is not None and float(found_inf) > 0:
-            return
-        self.steps += 1
-        for number, group in enumerate(optimizer.param_groups):
-            self.rates[number] = self.rates.get(number, 0.0) + _rate(optimizer, group)
-
-    def reset(self) -> None:
-        """Begin anew, after a pull."""
-        self.steps = 0
-        self.rates = {}
-
-    def effective(self, optimizer: Optimizer, number: int, parameter: Tensor) -> EffectiveStep:
-        """Give D of a parameter for the steps counted; 0 for one that has never been moved.
-
-        Args:
-            optimizer: the one that is counted.
-            number: of the parameter's group.
-            parameter: one of that group.
-        """
-        rate = self.rates.get(number, 0.0)
-        if type(optimizer) not in _ADAM or rate == 0:
-            return EffectiveStep(rate)
-        state, group = optimizer.state.get(parameter, {}), optimizer.param_groups[number]
-        if "exp_avg_sq" not in state:
-            return EffectiveStep(0.0)
-        second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-        return EffectiveStep(rate, second, _correction(group, state["step"]), group["eps"])
-
-
-def count_steps(
-    optimizers: Sequence[Optimizer], counted: Sequence[StepCounter] = ()
-) -> dict[int, StepCounter]:
-    """Give a counter of each optimizer, by its `id`; it counts for as long as somebody holds it.
+    Adam has no second moments of one that no gradient has reached; they are 0 then, as they are
+    where all gradients were 0.
 
     Args:
-        optimizers: whose steps are counted from now on.
-        counted: what each has made so far; nothing, if it is left out.
+        optimizer: that moves it.
+        number: of its group.
+        parameter: one of that group.
+        rate: the sum of what `step_rate` gave, over the steps made.
 
-    >>> optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    >>> counters = count_steps([optimizer])
-    >>> optimizer.step()
-    >>> counters[id(optimizer)].steps
-    1
+    >>> weight = torch.zeros(1, requires_grad=True)
+    >>> effective_step(SGD([weight], lr=0.1), 0, weight, 0.3).rate
+    0.3
     """
-    before = counted or [StepCounter()] * len(optimizers)
-    counters = {}
-    for optimizer, counter in zip(optimizers, before, strict=True):
-        own = StepCounter(counter.steps, dict(counter.rates))
-        _hook(optimizer, own)
-        counters[id(optimizer)] = own
-    return counters
+    if type(optimizer) not in _ADAM or rate == 0:
+        return EffectiveStep(rate)
+    state, group = optimizer.state.get(parameter, {}), optimizer.param_groups[number]
+    if "exp_avg_sq" not in state:
+        return EffectiveStep(rate / max(float(group["eps"]), SMALLEST_EPS))
+    second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
+    return EffectiveStep(rate, second, _correction(group, state["step"]), group["eps"])
 
 
-def _hook(optimizer: Optimizer, counter: StepCounter) -> None:
-    """Let an optimizer call a counter after each step; the hook goes when the counter does."""
-    # By a weak reference: the optimizer may be used long after what it was coupled by.
-    counter_of = weakref.ref(counter)
-
-    def count(optimizer: Optimizer, *_: Any) -> None:
-        if (counter := counter_of()) is not None:
-            counter.count(optimizer)
-
-    handle = optimizer.register_step_post_hook(count)
-    weakref.finalize(counter, handle.remove).atexit = False
+def step_rate(optimizer: Optimizer, group: Mapping[str, Any]) -> float:
+    """Give the learning rate of a group, for SGD times (1 - dampening) / (1 - momentum)."""
+    rate = float(group["lr"])
+    if type(optimizer) in _SGD and group["momentum"]:
+        momentum, dampening = float(group["momentum"]), float(group["dampening"])
+        if momentum >= 1:
+            raise InputError(f"SGD with momentum {momentum} never settles; it must be less than 1")
+        rate *= (1 - dampening) / (1 - momentum)
+    return rate
 
 
 def _correction(group: Mapping[str, Any], step: float | Tensor) -> float | Tensor:
@@ -196,13 +151,3 @@ def _correction(group: Mapping[str, Any], step: float | Tensor) -> float | Tenso
     on_gpu = isinstance(step, Tensor) and step.is_cuda
     exact = cast(Tensor, step).double() if on_gpu else float(step)
     return cast(float | Tensor, 1 - group["betas"][1] ** exact)
-
-
-def _rate(optimizer: Optimizer, group: Mapping[str, Any]) -> float:
-    rate = float(group["lr"])
-    if type(optimizer) in _SGD and group["momentum"]:
-        momentum, dampening = float(group["momentum"]), float(group["dampening"])
-        if momentum >= 1:
-            raise InputError(f"SGD with momentum {momentum} never settles; it must be less than 1")
-        rate *= (1 - dampening) / (1 - momentum)
-    return rate

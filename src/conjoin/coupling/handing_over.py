@@ -1,14 +1,13 @@
 """Coupled models -> one module: a single network, or one trunk with the private heads."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain, islice
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from conjoin.batches import Data, Inputs, first_examples, run_model
+from conjoin.batches import Data, Inputs, run_model, with_example
 from conjoin.errors import InputError
 from conjoin.evaluation import evaluating
 from conjoin.merging import merge
@@ -116,18 +115,21 @@ def _common_module(names: Sequence[str]) -> str:
 
 
 def _owns_all(module: nn.Module, path: str, private: Sequence[str]) -> bool:
-    """Whether a model has the part, and its parameters are exactly the private ones."""
-    own = {name for name, _ in module.named_parameters() if name.startswith(f"{path}.")}
-    return own == set(private)
+    """Whether a model has the part, and its parameters are exactly the private ones.
+
+    A weight that is tied has several names: one that is tied to another part is no head's own.
+    """
+    named = list(module.named_parameters(remove_duplicate=False))
+    inside = {id(parameter) for name, parameter in named if name.startswith(f"{path}.")}
+    outside = {id(parameter) for name, parameter in named if not name.startswith(f"{path}.")}
+    return inside == {id(p) for name, p in named if name in set(private)} and not inside & outside
 
 
 def _first_example(data: Data) -> tuple[Inputs, Data]:
-    """Give two examples, or one, and the data with them: an iterator would have lost them."""
-    begin = list(islice(data, 1)) if isinstance(data, Iterator) else data
-    found = first_examples(begin, 2)
-    if not found:
+    found, data = with_example(data)
+    if found is None:
         raise InputError("the data gave no batch")
-    return found[0], chain(begin, data) if isinstance(data, Iterator) else data
+    return found, data
 
 
 def _is_at_end(module: nn.Module, path: str, example: Inputs) -> bool:

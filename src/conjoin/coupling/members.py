@@ -15,6 +15,7 @@ from conjoin.measure import Layer, layers_of
 __all__ = [
     "Member",
     "check_coupled",
+    "check_one_dtype",
     "check_start",
     "common_names",
     "layers_of_members",
@@ -142,7 +143,9 @@ def common_names(members: Sequence[Member]) -> frozenset[str]:
 
 
 def check_coupled(members: Sequence[Member], names: Iterable[str]) -> None:
-    """Raise if some models lack a coupled tensor, or have it in another shape or dtype.
+    """Raise if some models lack a coupled tensor, have it in another shape, or not as numbers.
+
+    Floating-point dtypes may differ: a pull is computed in one and rounded to each model's own.
 
     Raises:
         MismatchError: with what to do.
@@ -179,6 +182,23 @@ def check_coupled(members: Sequence[Member], names: Iterable[str]) -> None:
                     f"{name!r} of {member.name!r} is {dtype}; only floating-point tensors can be "
                     "coupled. Make it private: strength 0"
                 )
+
+
+def check_one_dtype(members: Sequence[Member], names: Iterable[str]) -> None:
+    """Raise if tensors that are to be one (strength infinity) have several dtypes.
+
+    Raises:
+        MismatchError: with what to do.
+    """
+    for name in names:
+        dtypes = {member.name: member.parameters[name].dtype for member in members}
+        if len(set(dtypes.values())) > 1:
+            shown = ", ".join(f"{dtype} in {member!r}" for member, dtype in dtypes.items())
+            raise MismatchError(
+                f"{name!r} is shared (strength infinity), so that each model holds the same bits, "
+                f"but its dtypes differ: {shown}. Give all models one dtype, as module.float() "
+                "does, or use a large finite strength, such as 1e6"
+            )
 
 
 @torch.no_grad()

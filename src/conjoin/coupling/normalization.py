@@ -48,7 +48,7 @@ def pooled_normalization(models: Mapping[str, nn.Module] | Sequence[nn.Module]) 
     ]
     if any(found.keys() != layers[0].keys() for found in layers):
         raise InputError("the models have different BatchNorm layers, so that none can be pooled")
-    changed: list[_BatchNorm] = []
+    changed: list[tuple[_BatchNorm, Callable[[Tensor], Tensor] | None]] = []
     try:
         for name in layers[0]:
             same = [found[name] for found in layers]
@@ -58,20 +58,23 @@ def pooled_normalization(models: Mapping[str, nn.Module] | Sequence[nn.Module]) 
                 raise InputError(f"the BatchNorm layer {name!r} has another size in some models")
             for layer in same:
                 others = [other for other in same if other is not layer]
-                layer.forward = _forward(layer, others, type(layer).forward)  # type: ignore[method-assign, assignment]
-                changed.append(layer)
+                # What hooks put there, such as those of accelerate, or a block around this one.
+                changed.append((layer, vars(layer).get("forward")))
+                layer.forward = _forward(layer, others, layer.forward)  # type: ignore[method-assign, assignment]
         yield
     finally:
-        for layer in changed:
-            del layer.forward
+        for layer, before in reversed(changed):
+            vars(layer).pop("forward", None)
+            if before is not None:
+                layer.forward = before  # type: ignore[method-assign, assignment]
 
 
 def _forward(
-    layer: _BatchNorm, others: Sequence[_BatchNorm], plain: Callable[[_BatchNorm, Tensor], Tensor]
+    layer: _BatchNorm, others: Sequence[_BatchNorm], plain: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         if not layer.training:
-            return plain(layer, x)
+            return plain(x)
         dtype = torch.promote_types(x.dtype, torch.float32)
         dims = [dim for dim in range(x.dim()) if dim != 1]
         wide = x.to(dtype)

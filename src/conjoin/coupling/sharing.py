@@ -91,7 +91,8 @@ def tie(parameters: Sequence[Tensor], optimizers: Sequence[Optimizer]) -> None:
     ]
     for key in dict.fromkeys(key for state in found for key in state):
         values = [state.get(key) for state in found]
-        if any(isinstance(v, Tensor) and v.shape == first.shape and v.dim() > 0 for v in values):
+        # The count of steps has the shape of a scalar weight.
+        if key != "step" and any(isinstance(v, Tensor) and v.shape == first.shape for v in values):
             for state, parameter in zip(found, parameters, strict=True):
                 if state.get(key) is None:
                     state[key] = torch.zeros_like(parameter)
@@ -205,9 +206,11 @@ def _average(tensors: Sequence[Tensor]) -> None:
 
 
 def _settings(optimizer: Optimizer, number: int | None) -> Mapping[str, Any]:
+    """Give the settings that a step depends on; schedules and users put others into groups."""
     group = optimizer.param_groups[number or 0]
-    left_out = {"params", "param_names", "initial_lr", "foreach", "fused", "capturable"}
-    settings = {key: value for key, value in group.items() if key not in left_out}
+    left_out = {"foreach", "fused", "capturable", "differentiable"}
+    settings = {key: group[key] for key in optimizer.defaults if key in group}
+    settings = {key: value for key, value in settings.items() if key not in left_out}
     return {
         "optimizer": type(optimizer).__name__,
         **{k: float(v) if isinstance(v, Tensor) else v for k, v in settings.items()},

@@ -33,11 +33,15 @@ __all__ = [
     "is_constant",
     "over_time",
     "scaled",
+    "shared_names",
     "strengths_at",
     "target_gap",
 ]
 
 Decay = Literal["geometric", "linear"]
+
+LARGEST = 1e20
+"""Finite strengths up to here are computed in float32 without an overflow, with D in it."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +178,8 @@ def target_gap(
         raise InputError(f"a gap to keep is a positive number, such as 0.05, not {gap!r}")
     as_whole(every, "every", 1)
     numbers = all(isinstance(value, Real) for value in (rate, lowest, highest))
-    if not numbers or not rate > 0 or not 0 < lowest <= highest < math.inf:
-        raise InputError("target_gap needs rate > 0 and 0 < lowest <= highest")
+    if not numbers or not rate > 0 or not 0 < lowest <= highest <= LARGEST:
+        raise InputError(f"target_gap needs rate > 0 and 0 < lowest <= highest <= {LARGEST:g}")
     if isinstance(initial, OverTime | TargetGap):
         raise InputError("target_gap starts from a number, a pattern table or by_depth")
     check_strength(initial)
@@ -265,9 +269,26 @@ def coupled_names(strength: Strength, layers: Sequence[Layer], names: Sequence[s
     Raises:
         InputError: a pattern matches no tensor.
     """
-    steps = [step for step, _ in strength.points] if isinstance(strength, OverTime) else [0]
-    tables = [strengths_at(strength, step, layers, names, {}) for step in steps]
+    tables = _tables(strength, layers, names)
     return [name for name in names if any(table[name] > 0 for table in tables)]
+
+
+def shared_names(strength: Strength, layers: Sequence[Layer], names: Sequence[str]) -> list[str]:
+    """Give the names of the tensors that are one (strength infinity) at some time.
+
+    Raises:
+        InputError: a pattern matches no tensor.
+    """
+    tables = _tables(strength, layers, names)
+    return [name for name in names if any(math.isinf(table[name]) for table in tables)]
+
+
+def _tables(
+    strength: Strength, layers: Sequence[Layer], names: Sequence[str]
+) -> list[dict[str, float]]:
+    """Give the strengths at all points in time; between two, none is 0 or infinite that is not."""
+    steps = [step for step, _ in strength.points] if isinstance(strength, OverTime) else [0]
+    return [strengths_at(strength, step, layers, names, {}) for step in steps]
 
 
 def _by_pattern(table: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
@@ -326,7 +347,13 @@ def _times(value: float, factor: float) -> float:
 
 
 def _check_number(value: object, where: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not float(value) >= 0:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else -1.0
+    if LARGEST < number < math.inf:
+        raise InputError(
+            f"a strength{where} is a number up to {LARGEST:g}, beyond which a pull cannot be "
+            f"computed, or math.inf (one tensor for all), not {value!r:.80}"
+        )
+    if not number >= 0:
         near = isinstance(value, str) and closest_name(
             value, ["by_depth", "over_time", "target_gap"]
         )
