@@ -190,7 +190,7 @@ def test_layers_that_are_left_have_the_statistics_of_what_they_give(monkeypatch)
     assert {layer.left for layer in report.layers} == {"the fit is worse on held-out data"}
     assert {layer.after for layer in report.layers} == {1.0}
     assert "left: the fit is worse" in str(report)
-    for number in (3, 5):  # that of 0 has been scaled, and its BatchNorm undoes it
+    for number in (0, 3, 5):
         mean = (nets[0][number].weight + nets[1][number].weight) / 2
         torch.testing.assert_close(merged[number].weight, mean)
     used = [torch.cat(part)[[n for n in range(200) if n % 5 != 4]] for part in data]
@@ -250,7 +250,12 @@ GOOD = [[torch.zeros(10, 5)], [torch.zeros(10, 5)]]
         ({"weights": [1.0]}, "2 positive numbers"),
         ({"weights": [1.0, -1.0]}, "2 positive numbers"),
         ({"ridge": -1.0}, "0 or more"),
-        ({"rounds": -1}, "0 or more"),
+        ({"rounds": -1}, "rounds has to be a whole number from 0 on, not -1"),
+        ({"rounds": 1.5}, "rounds has to be a whole number from 0 on, not 1.5"),
+        ({"examples": 20.5}, "examples has to be a whole number from 1 on, not 20.5"),
+        ({"examples": 0}, "examples has to be a whole number from 1 on, not 0"),
+        ({"private": -1}, "0 or more, not -1"),
+        ({"private": "head*"}, "'head*' matches no layer; there are 0, 3, 5"),
         ({"private": 9}, "at most the number of layers, 3"),
         ({"private": 1.5}, "between 0 and 1, not 1.5"),
         ({"private": float("nan")}, "between 0 and 1, not nan"),

@@ -81,6 +81,18 @@ def test_identical_parents_give_that_parent(memory):
         torch.testing.assert_close(both.for_task(task)(x), net(x), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("memory", [2000, 8])
+def test_little_memory_changes_nothing_but_time(memory):
+    nets = [small(seed) for seed in (0, 1)]
+    wanted, _ = merged(nets, align=None)
+    both, report = merged(nets, align=None, memory=memory)
+    assert any("iterations" in how for how in report.solved.values())
+    for task, (x,) in zip("ab", DATA, strict=True):
+        torch.testing.assert_close(
+            both.for_task(task)(x), wanted.for_task(task)(x), rtol=1e-4, atol=1e-4
+        )
+
+
 def test_shifts_of_each_task_are_found_exactly():
     """The parents differ in what BatchNorm adds, which no common network can meet."""
     net = small().double()

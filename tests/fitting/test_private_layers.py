@@ -73,3 +73,18 @@ def test_all_private_are_the_parents():
     for name, net, part in zip("01", nets, data, strict=True):
         x = torch.cat(part)
         torch.testing.assert_close(merged(x, task=name), net(x), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("10", ["10"]), (["10"], ["10"]), ("1*", ["1", "10"]), (["0", "1"], ["0", "1"])],
+)
+def test_a_string_is_one_name_or_pattern(given, expected):
+    def net():
+        linear = {0, 1, 10}
+        return nn.Sequential(*[nn.Linear(4, 4) if n in linear else nn.ReLU() for n in range(11)])
+
+    torch.manual_seed(0)
+    nets, data = [net(), net()], [[torch.randn(40, 4)] for _ in range(2)]
+    _, report = merge_with_data(nets, data, align=None, private=given)
+    assert report.settings["private"] == expected

@@ -176,6 +176,7 @@ ALIGNED_ROWS: Sequence[Row] = (
         _with_least_squares,
         _lacks_data,
         save=True,
+        version=2,
     ),
     Row(
         "least squares, last third of the layers per task",
@@ -183,7 +184,7 @@ ALIGNED_ROWS: Sequence[Row] = (
         "the same with the last third of the layers kept apart for each task",
         _with_private_layers,
         _lacks_tasks,
-        version=2,
+        version=3,
     ),
     Row(
         "least squares, small layers per task",
@@ -192,7 +193,7 @@ ALIGNED_ROWS: Sequence[Row] = (
         "least, of each task's own; all other weights are shared",
         _with_small_layers,
         _lacks_tasks,
-        version=2,
+        version=3,
     ),
     Row(
         "least squares, small layers per task, task inferred",
@@ -201,6 +202,6 @@ ALIGNED_ROWS: Sequence[Row] = (
         "rule from unlabelled training inputs",
         _routed,
         _lacks_tasks,
-        version=2,
+        version=3,
     ),
 )

@@ -2,7 +2,8 @@
 
 BatchNorm that follows a layer is part of its map. Put back, the map is kept in a BatchNorm whose
 running statistics are those of the merged layer: re-estimating them, or training on, finds them as
-they are.
+they are. A BatchNorm without weight or bias cannot have both: with such statistics, what it gives
+has variance 1, or mean 0, in each channel, and a fit has not. It keeps the fit, in its statistics.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -19,12 +20,17 @@ from conjoin.fitting.problem import Spread
 __all__ = [
     "affine_of",
     "norm_can_scale",
+    "note_on",
     "own_map",
     "put_into",
     "tensors_of",
     "tensors_of_norm",
+    "why_not",
     "with_statistics",
 ]
+
+LARGEST = 1e30
+"""Of variances: float32 has room for it."""
 
 
 def tensors_of(layer: Layer) -> tuple[str, ...]:
@@ -95,20 +101,15 @@ def affine_of(layer: Layer, tensors: Mapping[str, Tensor]) -> Affine:
 
 
 def put_into(
-    layer: Layer,
-    tensors: MutableMapping[str, Tensor],
-    fitted: Affine,
-    inputs: Spread,
-    scale: Tensor | None = None,
+    layer: Layer, tensors: MutableMapping[str, Tensor], fitted: Scaled, inputs: Spread
 ) -> None:
     """Write a map into a layer's tensors, in their shapes and dtypes.
 
     Args:
         layer: what it is of; one without a bias or BatchNorm takes no offset.
         tensors: of the network.
-        fitted: the map.
-        scale: float64 [groups, outputs], of what the matrix gives; it goes into the weight of the
-            BatchNorm, and the matrix alone into that of the layer.
+        fitted: the map. Its scale goes into the BatchNorm, its matrix alone into the weight of the
+            layer; without a BatchNorm, both go there.
         inputs: how the layer's inputs are distributed, for the running statistics.
     """
 
@@ -118,35 +119,68 @@ def put_into(
             tensors[name] = value.reshape(old.shape).to(old.device, old.dtype)
 
     norm = layer.norm
-    alone = layer.kind == "scale" and norm is not None  # all of the map is in the BatchNorm
-    if layer.weight is not None and not alone:
+    matrix = fitted.affine.matrix if norm is None else fitted.matrix
+    if layer.weight is not None and not _is_norm(layer):
         shape = tensors[layer.weight].shape
-        put(
-            layer.weight,
-            fitted.matrix
-            if layer.kind == "scale"
-            else weight_of_matrix(layer, fitted.matrix.mT, shape),
-        )
+        scales = layer.kind == "scale"
+        put(layer.weight, matrix if scales else weight_of_matrix(layer, matrix.mT, shape))
     if norm is None:
         put(layer.bias, fitted.offset)
         return
-    if not alone:
-        put(layer.bias, torch.zeros_like(fitted.offset))
-    through = torch.ones_like(fitted.matrix) if alone else fitted.matrix
-    mean = (inputs.inputs[:, None] @ through)[:, 0]
-    variance = inputs.variance(through)
-    if norm.weight is None:  # no scale of its own: the statistics have to give it
-        variance = torch.full_like(variance, 1 - norm.eps)
-        mean = -fitted.offset
-    elif alone:
-        put(norm.weight, fitted.matrix[:, 0] * (variance + norm.eps).sqrt())
-        put(norm.bias, fitted.offset + mean * fitted.matrix[:, 0])
+    times = fitted.scale
+    if _is_norm(layer):  # all of the map is in the BatchNorm
+        times, matrix = times * matrix[:, 0], torch.ones_like(matrix)
     else:
-        times = torch.ones_like(mean) if scale is None else scale
-        put(norm.weight, times * (variance + norm.eps).sqrt())
-        put(norm.bias, fitted.offset + times * mean)
+        put(layer.bias, torch.zeros_like(fitted.offset))
+    mean = (inputs.inputs[:, None] @ matrix)[:, 0]
+    variance = inputs.variance(matrix)
+    # What it has no weight or bias for, the statistics have to give.
+    if norm.weight is None:
+        variance = _variance_for(times, norm).clamp(min=0)
+    if norm.bias is None:
+        mean = torch.where(times == 0, mean, -fitted.offset / times)
+    put(norm.weight, times * (variance + norm.eps).sqrt())
+    put(norm.bias, fitted.offset + times * mean)
     put(norm.mean, mean)
     put(norm.variance, variance)
+
+
+def why_not(layer: Layer, fitted: Affine) -> str:
+    """Say why a layer cannot have a map; "" if it can.
+
+    A BatchNorm that stands alone, without weight or bias, takes what its statistics can give.
+    """
+    norm = layer.norm
+    if norm is None or not _is_norm(layer):
+        return ""
+    times = fitted.matrix[:, 0]
+    variance = _variance_for(times, norm)
+    if norm.weight is None and not ((times > 0) & (variance >= 0) & (variance < LARGEST)).all():
+        return "its BatchNorm has no weight, and no variance gives the scales of the fit"
+    if norm.bias is None and ((times == 0) & (fitted.offset != 0)).any():
+        return "its BatchNorm has no bias, and no mean gives the shifts of the fit"
+    return ""
+
+
+def note_on(layer: Layer) -> str:
+    """Say what else has to be known of a fitted layer; "" if nothing."""
+    if layer.norm is None or norm_can_scale(layer):
+        return ""
+    lacks = [n for n, t in (("weight", layer.norm.weight), ("bias", layer.norm.bias)) if t is None]
+    return (
+        f"its BatchNorm has no {' and '.join(lacks)}, so that its statistics hold the fit; "
+        "re-estimating them, or training on, changes what it gives"
+    )
+
+
+def _is_norm(layer: Layer) -> bool:
+    """Whether a layer is a BatchNorm that stands alone."""
+    return layer.kind == "scale" and layer.norm is not None
+
+
+def _variance_for(times: Tensor, norm: BatchNorm) -> Tensor:
+    """Give the variance with which a BatchNorm without a weight has a scale."""
+    return times.pow(-2) - norm.eps
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -5,8 +5,14 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from conjoin.fitting.moments import Affine
-from conjoin.fitting.problem import Means, Problem, Solution, StreamedSpread, away
+from conjoin.fitting.problem import (
+    Means,
+    Problem,
+    Solution,
+    away,
+    offsets_of,
+    streamed_spreads,
+)
 
 __all__ = ["MOST", "TOLERANCE", "by_iterations"]
 
@@ -34,38 +40,42 @@ def by_iterations(
 
     Source: Hestenes & Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
     """
-    center = means.center(offset=problem.offset)
-    scale = means.scale(offset=problem.offset).clamp(min=1e-200)
+    centers = problem.about(means.own_inputs)
+    moments = means.moments(centers)
+    scale = moments.mean(-1).clamp(min=1e-200)
     floor = (torch.as_tensor(problem.ridge, dtype=torch.float64) * scale)[:, None, None]
-    moments = means.variance + (means.inputs - center).square()
     diagonal = moments[:, :, None] + floor
     diagonal = diagonal.where(diagonal > 0, torch.ones_like(diagonal))
-    still = means.targets if problem.offset else torch.zeros_like(means.targets)
+    still = problem.about(means.own_targets)
 
-    def rows() -> Iterator[tuple[float, Tensor, Tensor]]:
+    def rows() -> Iterator[tuple[int, Tensor, Tensor]]:
         for number, x, y in problem.stream():
-            yield problem.shares[number] / means.counts[number], away(x, center), y
+            yield number, away(x, centers[number]), y
+
+    each = [share / count for share, count in zip(problem.shares, means.counts, strict=True)]
 
     def products(matrix: Tensor) -> Tensor:
         """Give ``(X^T X + c I) @ matrix``."""
         result = floor * matrix
-        for share, x, _ in rows():
-            result += share * (x.mT @ (x @ matrix.to(x.device))).cpu()
+        for number, x, _ in rows():
+            result += each[number] * (x.mT @ (x @ matrix.to(x.device))).cpu()
         return result
 
     def residual(matrix: Tensor, mean: Tensor, *, rectified: bool) -> tuple[Tensor, Tensor]:
-        """Give ``X^T E - c (W - W_0)``, and the mean of what is wanted."""
+        """Give ``X^T E - c (W - W_0)``, and each parent's mean of what is wanted."""
         result = floor * (problem.start.matrix - matrix)
         means_of_wanted = torch.zeros_like(mean)
-        for share, x, y in rows():
+        for number, x, y in rows():
             now = (x @ matrix.to(x.device)).cpu()
             wanted = y.cpu().double()
             if rectified:
-                wanted = torch.where(wanted > 0, wanted, (now + mean[:, None]).clamp_(max=0))
-            means_of_wanted += share * wanted.sum(1)
-            rest = wanted - still[:, None] - now
-            result += share * (x.mT @ rest.to(x.device)).cpu()
-        return result, means_of_wanted if problem.offset else mean
+                wanted = torch.where(
+                    wanted > 0, wanted, (now + mean[number][:, None]).clamp_(max=0)
+                )
+            means_of_wanted[number] += wanted.sum(1) / means.counts[number]
+            rest = wanted - still[number][:, None] - now
+            result += each[number] * (x.mT @ rest.to(x.device)).cpu()
+        return result, problem.about(means_of_wanted)
 
     matrix, mean, steps, left = problem.start.matrix, still, 0, 0.0
     enough = torch.zeros(())
@@ -77,10 +87,13 @@ def by_iterations(
         change, taken, left = _conjugate_gradients(products, right, diagonal, enough, most)
         matrix = matrix + change
         steps += taken
-    offset = mean - (center[:, None] @ matrix)[:, 0]
     short = f", the residual still {tolerance * left:.0e} of what it was" if left > 1 else ""
-    inputs = StreamedSpread(problem.stream, problem.shares, means.inputs)
-    return Solution(Affine(matrix, offset), inputs, f"iterations ({steps} steps{short})")
+    return Solution(
+        matrix,
+        offsets_of(mean, centers, matrix),
+        streamed_spreads(problem, means, problem.stream),
+        f"iterations ({steps} steps{short})",
+    )
 
 
 def _conjugate_gradients(

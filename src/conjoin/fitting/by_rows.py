@@ -6,8 +6,15 @@ import torch
 from torch import Tensor
 
 from conjoin.fitting.factors import factorized
-from conjoin.fitting.moments import Affine
-from conjoin.fitting.problem import Means, Part, Problem, Solution, StreamedSpread, away
+from conjoin.fitting.problem import (
+    Means,
+    Part,
+    Problem,
+    Solution,
+    away,
+    offsets_of,
+    streamed_spreads,
+)
 
 __all__ = ["by_rows"]
 
@@ -29,55 +36,64 @@ def by_rows(problem: Problem, means: Means) -> Solution:
         means: of its rows.
     """
     blocks = list(problem.stream())
-    center = means.center(offset=problem.offset)
-    root = _roots(problem, means, blocks)  # [rows, 1]
-    gram = _gram(blocks, center, root)
-    ridge = torch.as_tensor(problem.ridge, dtype=torch.float64).clamp(min=FLOOR * center.shape[-1])
-    factor, _ = factorized(gram, ridge, means.scale(offset=problem.offset))
+    centers = problem.about(means.own_inputs)
+    parents = _parents(blocks)
+    root = _roots(problem, means)[parents][:, None]  # [rows, 1]
+    gram = _gram(blocks, centers, root)
+    ridge = torch.as_tensor(problem.ridge, dtype=torch.float64).clamp(min=FLOOR * centers.shape[-1])
+    factor, _ = factorized(gram, ridge, means.moments(centers).mean(-1))
 
     start = problem.start.matrix
-    base = torch.cat([_through(x, center, start) for _, x, _ in blocks], 1)
+    base = torch.cat([_through(x, centers[number], start) for number, x, _ in blocks], 1)
     wanted = targets = torch.cat([y.cpu().double() for _, _, y in blocks], 1)
     for left in reversed(range(problem.rounds + 1)):
-        mean = torch.zeros_like(means.targets)
-        if problem.offset:
-            mean = (root.square() * wanted).sum(1)
-        dual = torch.cholesky_solve(root * (wanted - mean[:, None] - base), factor)
+        mean = problem.about(_means(wanted, parents, len(means.counts)))
+        of_rows = mean[parents].transpose(0, 1)  # [groups, rows, outputs]
+        dual = torch.cholesky_solve(root * (wanted - of_rows - base), factor)
         if left:
-            now = base + gram @ dual / root + mean[:, None]
+            now = base + gram @ dual / root + of_rows
             wanted = torch.where(targets > 0, targets, now.clamp_(max=0))
 
     matrix, done = start.clone(), 0
-    for _, x, _ in blocks:
+    for number, x, _ in blocks:
         part = slice(done, done := done + x.shape[1])
-        rows = away(x, center)
+        rows = away(x, centers[number])
         matrix += (rows.mT @ (root[part] * dual[:, part]).to(rows.device)).cpu()
-    offset = mean - (center[:, None] @ matrix)[:, 0]
-    inputs = StreamedSpread(lambda: blocks, problem.shares, means.inputs)
-    return Solution(Affine(matrix, offset), inputs, "rows")
+    return Solution(
+        matrix,
+        offsets_of(mean, centers, matrix),
+        streamed_spreads(problem, means, lambda: blocks),
+        "rows",
+    )
 
 
-def _roots(problem: Problem, means: Means, blocks: Sequence[Part]) -> Tensor:
-    """Give the square root of the share of each row: float64 [rows, 1]."""
-    each = torch.tensor(
-        [share / n for share, n in zip(problem.shares, means.counts, strict=True)],
-        dtype=torch.float64,
-    ).sqrt()
-    parents = torch.tensor([number for number, _, _ in blocks])
-    return each[parents].repeat_interleave(torch.tensor([x.shape[1] for _, x, _ in blocks]))[
-        :, None
-    ]
+def _parents(blocks: Sequence[Part]) -> Tensor:
+    """Give the number of each row's parent: [rows]."""
+    return torch.tensor([number for number, _, _ in blocks]).repeat_interleave(
+        torch.tensor([x.shape[1] for _, x, _ in blocks])
+    )
 
 
-def _gram(blocks: Sequence[Part], center: Tensor, root: Tensor) -> Tensor:
+def _roots(problem: Problem, means: Means) -> Tensor:
+    """Give the square root of the share of a row of each parent: float64 [parents]."""
+    shares = [share / n for share, n in zip(problem.shares, means.counts, strict=True)]
+    return torch.tensor(shares, dtype=torch.float64).sqrt()
+
+
+def _means(wanted: Tensor, parents: Tensor, count: int) -> Tensor:
+    """Give the mean of each parent's rows: [parents, groups, outputs]."""
+    return torch.stack([wanted[:, parents == number].mean(1) for number in range(count)])
+
+
+def _gram(blocks: Sequence[Part], centers: Tensor, root: Tensor) -> Tensor:
     """Give ``X X^T`` block by block: float64 [groups, rows, rows]."""
     ends = torch.tensor([x.shape[1] for _, x, _ in blocks]).cumsum(0).tolist()
     parts = [slice(end - x.shape[1], end) for end, (_, x, _) in zip(ends, blocks, strict=True)]
-    gram = torch.zeros(len(center), ends[-1], ends[-1], dtype=torch.float64)
-    for at, (_, x, _) in enumerate(blocks):
-        rows = away(x, center)
-        for before, (_, y, _) in enumerate(blocks[: at + 1]):
-            products = (rows @ away(y, center).mT).cpu()
+    gram = torch.zeros(centers.shape[1], ends[-1], ends[-1], dtype=torch.float64)
+    for at, (number, x, _) in enumerate(blocks):
+        rows = away(x, centers[number])
+        for before, (other, y, _) in enumerate(blocks[: at + 1]):
+            products = (rows @ away(y, centers[other]).mT).cpu()
             gram[:, parts[at], parts[before]] = products
             gram[:, parts[before], parts[at]] = products.mT
     return gram.mul_(root).mul_(root.mT)

@@ -36,8 +36,10 @@ from conjoin.data_statistics.layers import Layer
 from conjoin.fitting.affine_layers import (
     affine_of,
     norm_can_scale,
+    note_on,
     own_map,
     put_into,
+    why_not,
     with_statistics,
 )
 from conjoin.fitting.moments import Affine, Scaled
@@ -62,6 +64,8 @@ class FittedLayer:
         left: why the mean of the parents' weights was kept; "" if it was not.
         solved: by what, see `conjoin.fitting.solving.solve`: ``features``, ``rows``, or
             ``iterations`` with their number.
+        note: what else has to be known, such as that statistics of a BatchNorm are not those of
+            activations; "" if nothing.
     """
 
     name: str
@@ -70,6 +74,7 @@ class FittedLayer:
     after: float
     left: str = ""
     solved: str = "features"
+    note: str = ""
 
 
 class Parent:
@@ -185,13 +190,15 @@ def fit_layer(
 ) -> FittedLayer:
     """Fit one layer of the merged network of all these parents; see `least_squares`."""
     solution = solve(_problem(layer, parents, weights, ridge, rounds, memory), memory)
-    as_it_was = _as_it_was(layer, parents[0].merged, solution.inputs).affine
-    maps = (as_it_was, solution.fitted)
+    as_it_was = _as_it_was(layer, parents[0].merged, solution.inputs)
+    fitted = solution.fitted
+    maps = (as_it_was.affine, fitted)
     before, after = (_error(layer, parents, weights, [one] * len(parents)) for one in maps)
-    worse = not after <= before
+    left = _why_left(before, after) or why_not(layer, fitted)
+    best = as_it_was if left else _unscaled(fitted)
     for one in parents:
-        put_into(layer, one.merged, maps[not worse], solution.inputs)
-    return _reported(layer, before, after, solution.solved)
+        put_into(layer, one.merged, best, solution.inputs)
+    return _reported(layer, before, after, left, solution.solved)
 
 
 def _fit_with_own_norms(
@@ -212,10 +219,11 @@ def _fit_with_own_norms(
         _error(layer, parents, weights, [one.affine for one in maps])
         for maps in (as_it_was, fitted)
     )
-    best = fitted if after <= before else as_it_was
+    left = _why_left(before, after)
+    best = as_it_was if left else fitted
     for one, found, inputs in zip(parents, best, spreads, strict=True):
-        put_into(layer, one.merged, Affine(found.matrix, found.offset), inputs, found.scale)
-    return _reported(layer, before, after, solved)
+        put_into(layer, one.merged, found, inputs)
+    return _reported(layer, before, after, left, solved)
 
 
 def _problem(
@@ -268,19 +276,27 @@ class _Kept:
             self._parts = parts
 
 
-def _reported(layer: Layer, before: float, after: float, solved: str) -> FittedLayer:
-    worse = not after <= before
-    left = "the fit is worse on held-out data" if worse else ""
-    return FittedLayer(layer.name, layer.kind, before, before if worse else after, left, solved)
+def _why_left(before: float, after: float) -> str:
+    return "" if after <= before else "the fit is worse on held-out data"
+
+
+def _reported(layer: Layer, before: float, after: float, left: str, solved: str) -> FittedLayer:
+    note = "" if left else note_on(layer)
+    after = before if left else after
+    return FittedLayer(layer.name, layer.kind, before, after, left, solved, note)
 
 
 def _as_it_was(layer: Layer, merged: dict[str, Tensor], inputs: Spread) -> Scaled:
     """Give the map of the merged layer as it is, BatchNorm statistics re-estimated."""
     own = own_map(layer, merged)
     if layer.norm is None:
-        return Scaled(own.matrix, torch.ones_like(own.offset), own.offset)
+        return _unscaled(own)
     mean = own.offset + (inputs.inputs[:, None] @ own.matrix)[:, 0]
     return with_statistics(layer, merged, mean, inputs.variance(own.matrix))
+
+
+def _unscaled(found: Affine) -> Scaled:
+    return Scaled(found.matrix, torch.ones_like(found.offset), found.offset)
 
 
 def _error(
@@ -323,4 +339,5 @@ def _joined(own: Sequence[FittedLayer]) -> FittedLayer:
         sum(one.after for one in own) / count,
         next((one.left for one in own if one.left), ""),
         next((one.solved for one in own if one.solved != first.solved), first.solved),
+        next((one.note for one in own if one.note), ""),
     )

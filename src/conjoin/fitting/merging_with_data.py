@@ -12,7 +12,7 @@ import torch  # noqa: F401 (of the example)
 from torch import nn
 
 from conjoin.alignment import Alignment
-from conjoin.arguments import as_modules, as_numbers
+from conjoin.arguments import as_modules, as_numbers, as_whole
 from conjoin.batches import Data, size_of
 from conjoin.data_statistics.layers import Layer
 from conjoin.errors import InputError
@@ -43,7 +43,7 @@ def merge_with_data(
     rounds: int = 3,
     non_diagonal: float = 0.9,
     batchnorm: Literal["keep", "fold", "private"] = "keep",
-    private: int | float | Sequence[str] = 0,
+    private: int | float | str | Sequence[str] = 0,
     names: Sequence[str] | None = None,
     validation: Sequence[Data] | Mapping[str, Data] | None = None,
     symmetries: Symmetries | Layout | None = None,
@@ -77,7 +77,8 @@ def merge_with_data(
             to the mean second moment of a layer's inputs. ``auto`` takes what scores best.
         rounds: of the fit where a ReLU follows; 0 for plain least squares.
         non_diagonal: of RegMean: what is left of a Gram matrix off its diagonal.
-        batchnorm: ``keep``: it has the statistics of the merged network; with ``regmean`` and
+        batchnorm: ``keep``: it has the statistics of the merged network, or, without weight and
+            bias of its own, those that give the fit, as the report says; with ``regmean`` and
             ``fisher`` they are re-estimated. ``fold``: where a BatchNorm alone reads what a linear
             layer or a convolution gives, it is folded into that layer of each aligned model before
             anything else. The structure stays: such a BatchNorm gives what it gets, its bias being
@@ -89,7 +90,7 @@ def merge_with_data(
             squares: every task has its own, with a scale and a shift of each channel that are
             fitted to it; all other weights are shared. The result is a `TaskNetworks`.
         private: with least squares, layers that stay apart, one for each model's task, fitted to it
-            alone: so many of the last ones, patterns of their names, or the smallest ones that
+            alone: so many of the last ones, a name or pattern or several, or the smallest ones that
             have together at most this share of the weights of all layers, such as 0.05 (but one
             layer at least): in most networks those near the inputs, the head and norms. The result
             is a `TaskNetworks`, which has to be told the task; `conjoin.route` makes it infer it.
@@ -128,7 +129,8 @@ def merge_with_data(
         raise InputError(f"methods that merge with data are {', '.join(WAYS)}, not {method!r}")
     if isinstance(private, Real):  # NumPy's numbers too
         private = int(private) if isinstance(private, Integral) else float(private)
-    _check(method, ridge, rounds, private, batchnorm)
+    rounds, examples = as_whole(rounds, "rounds"), as_whole(examples, "examples", 1)
+    _check(method, ridge, private, batchnorm)
     models = as_modules(models, "models")
     prepared = prepare(
         models, data, align, names, symmetries, examples, memory, seed, progress,
@@ -230,7 +232,7 @@ def _shares(weights: Sequence[float], count: int) -> tuple[float, ...]:
     return tuple(round(weight / sum(found), 12) for weight in found)
 
 
-def _private(prepared: Prepared, given: int | float | Sequence[str]) -> Sequence[Layer]:
+def _private(prepared: Prepared, given: int | float | str | Sequence[str]) -> Sequence[Layer]:
     layers = prepared.layers
     if isinstance(given, float):
         return _smallest(prepared, given)
@@ -240,7 +242,7 @@ def _private(prepared: Prepared, given: int | float | Sequence[str]) -> Sequence
         return layers[len(layers) - given :]
     names = [layer.name for layer in layers]
     found: set[str] = set()
-    for pattern in given:
+    for pattern in [given] if isinstance(given, str) else given:
         if not (matched := fnmatch.filter(names, pattern)):
             raise InputError(f"private={pattern!r} matches no layer; there are {', '.join(names)}")
         found.update(matched)
@@ -260,12 +262,12 @@ def _smallest(prepared: Prepared, share: float) -> Sequence[Layer]:
 
 
 def _check(
-    method: str, ridge: Any, rounds: int, private: int | float | Sequence[str], batchnorm: str
+    method: str, ridge: Any, private: int | float | str | Sequence[str], batchnorm: str
 ) -> None:
     if ridge != "auto" and not 0 <= ridge < float("inf"):
         raise InputError(f"ridge= must be 0 or more, or 'auto', not {ridge}")
-    if rounds < 0 or (isinstance(private, int) and private < 0):
-        raise InputError("rounds= and private= are numbers of rounds and layers, 0 or more")
+    if isinstance(private, int) and private < 0:
+        raise InputError(f"private= as a number of layers is 0 or more, not {private}")
     if isinstance(private, float) and not 0 <= private <= 1:
         raise InputError(f"private= as a share of the weights is between 0 and 1, not {private}")
     if batchnorm not in ("keep", "fold", "private"):

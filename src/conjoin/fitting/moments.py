@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Affine", "Moments", "Scaled", "Sums", "pooled"]
+__all__ = ["Affine", "Moments", "Scaled", "Sums", "pooled", "within"]
 
 
 @dataclass(frozen=True)
@@ -127,3 +127,22 @@ def pooled(parts: Iterable[Moments], weights: Sequence[float]) -> Moments:
         gram += share * (one.gram + x[:, :, None] * x[:, None])
         cross += share * (one.cross + x[:, :, None] * y[:, None])
     return Moments(inputs, targets, gram, cross)
+
+
+def within(parts: Sequence[Moments], weights: Sequence[float]) -> Moments:
+    """Give the moments of a mixture of which each part is looked at about its own means.
+
+    >>> one, two = (Moments(*(torch.full(s, v) for s in ((1, 1),) * 2 + ((1, 1, 1),) * 2))
+    ...             for v in (0.0, 2.0))
+    >>> within([one, two], [0.5, 0.5]).gram.item()    # what `pooled` has, but for 1 between them
+    1.0
+    """
+    shares = [weight / sum(weights) for weight in weights]
+    found = list(zip(parts, shares, strict=True))
+    gram, cross = (torch.zeros_like(t) for t in (parts[0].gram, parts[0].cross))
+    for one, share in found:
+        gram += share * one.gram
+        cross += share * one.cross
+    return Moments(
+        torch.zeros_like(parts[0].inputs), torch.zeros_like(parts[0].targets), gram, cross
+    )

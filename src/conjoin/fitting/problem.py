@@ -3,11 +3,13 @@
     min over W, b of  sum_k share_k mean ||W x_k + b - y_k||^2  +  ridge * scale * ||W - W_0||^2
 
 over the rows of each parent k, where the scale is the mean second moment of a feature: of all x,
-about their mean, or about 0 if there is no b.
+about their mean, or about 0 if there is no b. Each parent may have a b of its own; moments are then
+about the mean of its own x.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,7 +19,18 @@ from conjoin.data_statistics.sums import Moments as ChannelMoments
 from conjoin.errors import NonFiniteError
 from conjoin.fitting.moments import Affine
 
-__all__ = ["Means", "Part", "Problem", "Solution", "Spread", "StreamedSpread", "away", "means_of"]
+__all__ = [
+    "Means",
+    "Part",
+    "Problem",
+    "Solution",
+    "Spread",
+    "StreamedSpread",
+    "away",
+    "means_of",
+    "offsets_of",
+    "streamed_spreads",
+]
 
 Part = tuple[int, Tensor, Tensor]
 """Number of the parent, inputs [groups, rows, features], targets [groups, rows, outputs]."""
@@ -37,6 +50,7 @@ class Problem:
         rounds: so many times, targets below 0 are replaced by what the fit gives, if that is below
             0 too, and the fit is repeated.
         fewest: rows that there are at least: with more, nothing is counted beforehand.
+        own_offsets: whether each parent has a b of its own.
     """
 
     name: str
@@ -47,11 +61,27 @@ class Problem:
     offset: bool = True
     rounds: int = 0
     fewest: int = 0
+    own_offsets: bool = False
 
     @property
     def shares(self) -> list[float]:
         """Shares of the parents, with the sum 1."""
         return [weight / sum(self.weights) for weight in self.weights]
+
+    def about(self, means: Tensor) -> Tensor:
+        """Give what rows are looked at about: the mean of their parent, that of all, or 0.
+
+        Args:
+            means: of each parent's rows, float64 [parents, groups, features].
+
+        Returns:
+            For each parent, in the same shape.
+        """
+        if self.own_offsets:
+            return means
+        if not self.offset:
+            return torch.zeros_like(means)
+        return (_column(self.shares) * means).sum(0).expand(means.shape)
 
     def check(self, *sums: Tensor) -> None:
         """Raise a NonFiniteError if a sum over all rows is not finite."""
@@ -78,14 +108,27 @@ class Solution:
     """An answer.
 
     Args:
-        fitted: the map.
-        inputs: how the layer's inputs are distributed.
+        matrix: float64 [groups, features, outputs].
+        offsets: of each parent, float64 [parents, groups, outputs]; equal ones, if all have one.
+        spreads: how the layer's inputs are distributed: those of each parent, if each has a b of
+            its own, else one of all.
         solved: by what: ``features`` (their Gram matrix), ``rows`` (theirs) or ``iterations``.
     """
 
-    fitted: Affine
-    inputs: Spread
+    matrix: Tensor
+    offsets: Tensor
+    spreads: Sequence[Spread]
     solved: str
+
+    @property
+    def fitted(self) -> Affine:
+        """The map of all parents, where none has a b of its own."""
+        return Affine(self.matrix, self.offsets[0])
+
+    @property
+    def inputs(self) -> Spread:
+        """How all inputs are distributed, where no parent has a b of its own."""
+        return self.spreads[0]
 
 
 @dataclass(frozen=True)
@@ -94,26 +137,41 @@ class Means:
 
     Args:
         counts: rows of each parent.
-        inputs: means over all rows, float64 [groups, features].
-        targets: the same, float64 [groups, outputs].
-        variance: of each feature over all rows, float64 [groups, features].
+        shares: of the parents, with the sum 1.
+        own_inputs: means over the rows of each parent, float64 [parents, groups, features].
+        own_targets: the same, float64 [parents, groups, outputs].
+        own_variances: of each feature over the rows of each parent, float64.
         row: bytes that one row of inputs takes in all groups.
     """
 
     counts: tuple[int, ...]
-    inputs: Tensor
-    targets: Tensor
-    variance: Tensor
+    shares: Sequence[float]
+    own_inputs: Tensor
+    own_targets: Tensor
+    own_variances: Tensor
     row: int
 
-    def center(self, *, offset: bool) -> Tensor:
-        """Give what second moments are about: float64 [groups, features]."""
-        return self.inputs if offset else torch.zeros_like(self.inputs)
+    @property
+    def inputs(self) -> Tensor:
+        """Means over all rows, float64 [groups, features]."""
+        return (_column(self.shares) * self.own_inputs).sum(0)
 
-    def scale(self, *, offset: bool) -> Tensor:
-        """Give the mean second moment of a feature: float64 [groups]."""
-        moment = self.variance if offset else self.variance + self.inputs.square()
-        return moment.mean(-1)
+    @property
+    def targets(self) -> Tensor:
+        """Means over all rows, float64 [groups, outputs]."""
+        return (_column(self.shares) * self.own_targets).sum(0)
+
+    def moments(self, centers: Tensor) -> Tensor:
+        """Give the second moment of each feature about a center for each parent's rows.
+
+        Args:
+            centers: float64 [parents, groups, features].
+
+        Returns:
+            float64 [groups, features].
+        """
+        own = self.own_variances + (self.own_inputs - centers).square()
+        return (_column(self.shares) * own).sum(0)
 
 
 def means_of(problem: Problem) -> Means:
@@ -126,10 +184,11 @@ def means_of(problem: Problem) -> Means:
         inputs[number].add(x)
         targets[number].add(y)
         row = x.element_size() * x.shape[0] * x.shape[2]
-    mean, variance = _pooled(inputs, problem.shares)
-    target, around = _pooled(targets, problem.shares)
-    problem.check(mean, variance, target, around)
-    return Means(tuple(one.count for one in inputs), mean, target, variance, row)
+    means, variances = _each(inputs)
+    wanted, around = _each(targets)
+    problem.check(means, variances, wanted, around)
+    counts = tuple(one.count for one in inputs)
+    return Means(counts, problem.shares, means, wanted, variances, row)
 
 
 @dataclass(frozen=True)
@@ -149,6 +208,40 @@ class StreamedSpread:
         return _pooled(given, self.shares)[1]
 
 
+def streamed_spreads(
+    problem: Problem, means: Means, stream: Callable[[], Iterable[Part]]
+) -> list[StreamedSpread]:
+    """Say how inputs are distributed, as a `Solution` has it.
+
+    Args:
+        problem: what is asked.
+        means: of its rows.
+        stream: gives them anew with each call.
+    """
+    if not problem.own_offsets:
+        return [StreamedSpread(stream, problem.shares, means.inputs)]
+    return [
+        StreamedSpread(partial(_rows_of, stream, number), [1.0], own)
+        for number, own in enumerate(means.own_inputs)
+    ]
+
+
+def _rows_of(stream: Callable[[], Iterable[Part]], parent: int) -> Iterable[Part]:
+    """Give the rows of one parent, as those of the only one."""
+    return ((0, x, y) for number, x, y in stream() if number == parent)
+
+
+def offsets_of(means: Tensor, centers: Tensor, matrix: Tensor) -> Tensor:
+    """Give each parent the b with which a matrix leads from a center to a mean.
+
+    Args:
+        means: of targets, float64 [parents, groups, outputs].
+        centers: of inputs, float64 [parents, groups, features].
+        matrix: float64 [groups, features, outputs].
+    """
+    return means - (centers[:, :, None] @ matrix)[:, :, 0]
+
+
 def away(rows: Tensor, center: Tensor) -> Tensor:
     """Give rows about a center, in float64, on their device if that has float64."""
     home = torch.device("cpu") if rows.device.type == "mps" else rows.device
@@ -157,8 +250,17 @@ def away(rows: Tensor, center: Tensor) -> Tensor:
 
 def _pooled(parts: Sequence[ChannelMoments], shares: Sequence[float]) -> tuple[Tensor, Tensor]:
     """Give mean and variance of a mixture: [groups, features]."""
-    means = torch.stack([one.mean.cpu() for one in parts])
-    variances = torch.stack([one.variance().cpu() for one in parts])
-    share = torch.tensor(shares, dtype=torch.float64)[:, None, None]
+    means, variances = _each(parts)
+    share = _column(shares)
     mean = (share * means).sum(0)
     return mean, (share * (variances + (means - mean).square())).sum(0)
+
+
+def _each(parts: Sequence[ChannelMoments]) -> tuple[Tensor, Tensor]:
+    """Give mean and variance of each: [parents, groups, features]."""
+    means = torch.stack([one.mean.cpu() for one in parts])
+    return means, torch.stack([one.variance().cpu() for one in parts])
+
+
+def _column(shares: Sequence[float]) -> Tensor:
+    return torch.tensor(shares, dtype=torch.float64)[:, None, None]

@@ -77,6 +77,7 @@ class FitReport:
                 lines.append(
                     f"  {one.name.ljust(width)}  {one.before:15.3f}  {one.after:8.3f}{note}"
                 )
+        lines += [f"{one.name}: {one.note}" for one in self.layers if one.note]
         if self.folded:
             lines.append(f"BatchNorm folded into the layer before it: {', '.join(self.folded)}")
         lines += [f"BatchNorm kept, {name}: {why}" for name, why in self.kept.items()]
