@@ -201,6 +201,20 @@ def test_no_example_is_in_a_batch_of_its_own(count):
     assert [len(y) for _, y in batches((inputs, labels), 1)] == [1] * count
 
 
+def test_data_sets_that_give_several_at_once_get_lists():
+    class Many(torch.utils.data.Dataset):
+        def __len__(self):
+            return 5
+
+        def __getitems__(self, indices):
+            return [(torch.full((2,), float(i)), i) for i in indices + []]
+
+        def __getitem__(self, index):
+            return self.__getitems__([index])[0]
+
+    assert [y.tolist() for _, y in batches(Many(), 2)] == [[0, 1], [2, 3, 4]]
+
+
 def test_batches_cut_pairs_and_leave_loaders():
     inputs, labels = _draw(0, 7)
     cut = list(batches((inputs, labels), 3))

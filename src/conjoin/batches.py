@@ -65,7 +65,7 @@ def batches(data: Data, batch_size: int) -> Iterable[Any]:
         )
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
         edges = _edges(len(cast(Sized, data)), batch_size)
-        return DataLoader(data, batch_sampler=[range(*span) for span in pairwise(edges)])
+        return DataLoader(data, batch_sampler=[list(range(*span)) for span in pairwise(edges)])
     if not (isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor)):
         if not isinstance(data, Iterable):
             raise DataError(f"expected a loader of batches, got {type(data).__name__}")

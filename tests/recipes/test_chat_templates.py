@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
@@ -10,6 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from libraries import library
 from token_models import tokenizer, write
 
+from conjoin.checkpoints import save
 from conjoin.errors import RecipeError
 from conjoin.recipes.template_form import CHAT_TEMPLATES
 
@@ -151,11 +153,11 @@ def test_auto_reads_a_template_wherever_it_may_stand(speakers, plan):
         return plan(MERGEKIT + "chat_template: auto\n").chat_template
 
     several = [{"name": "tools", "template": "{{ 3 }}"}, {"name": "default", "template": "{{ 4 }}"}]
-    for name in "ab":
+    for name in "bc":
         path = speakers / name / "tokenizer_config.json"
         path.write_text(json.dumps({"chat_template": several}))
     assert found() == "{{ 4 }}"
-    for name in "ab":
+    for name in "bc":
         (speakers / name / "chat_template.jinja").write_text("{{ 5 }}\n")
     assert found() == "{{ 5 }}"
 
@@ -166,6 +168,74 @@ def test_it_is_written_wherever_the_carried_files_have_one(speakers, made):
     made(MERGEKIT + "chat_template: '{{ 7 }}'\n")
     assert written(speakers) == written(speakers, "chat_template.json") == "{{ 7 }}"
     assert (speakers / "out/chat_template.jinja").read_text() == "{{ 7 }}"
+
+
+def test_the_template_of_an_adapter_comes_before_an_older_one_of_its_base(speakers, plan):
+    lora = speakers / "lora"
+    lora.mkdir()
+    name = "base_model.model.model.layers.0.mlp"
+    save(
+        {f"{name}.lora_A.weight": torch.ones(1, 3), f"{name}.lora_B.weight": torch.ones(3, 1)},
+        lora / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 1, "target_modules": ["mlp"]}
+    (lora / "adapter_config.json").write_text(json.dumps(config))
+    (lora / "tokenizer.json").write_bytes((speakers / "a/tokenizer.json").read_bytes())
+    (lora / "tokenizer_config.json").write_text('{"chat_template": "{{ 9 }}"}')
+    (speakers / "a/chat_template.jinja").write_text("{{ 5 }}")
+    (speakers / "b/tokenizer_config.json").write_text("{}")
+    found = plan("method: mean\nmodels: [b, a+lora]\noutput: {chat_template: auto}\n")
+    assert found.chat_template == "{{ 9 }}"
+    carried = plan("method: mean\nmodels: [a+lora, b]\nvocabulary: union\n").carried
+    assert "chat_template.jinja" not in carried
+    assert carried["tokenizer_config.json"].parent == lora
+
+
+def test_what_the_carried_files_have_is_left_with_all_that_is_beside_it(speakers, made):
+    several = [{"name": "tools", "template": "{{ 3 }}"}, {"name": "default", "template": "{{ 4 }}"}]
+    for name in "ab":
+        path = speakers / name / "tokenizer_config.json"
+        path.write_text(json.dumps({"chat_template": several}))
+    made(MERGEKIT + "chat_template: auto\n")
+    config = speakers / "out/tokenizer_config.json"
+    assert config.read_bytes() == (speakers / "a/tokenizer_config.json").read_bytes()
+
+
+def test_a_base_that_is_merged_too_counts_once(speakers, plan):
+    (speakers / "c/tokenizer_config.json").write_text("{}")
+    text = "merge_method: linear\nbase_model: b\nmodels:\n" + "".join(
+        f"  - {{model: {name}, parameters: {{weight: 1}}}}\n" for name in "abc"
+    )
+    found = plan(text + "chat_template: auto\nkeep: {lm_head.weight: base}\n")
+    assert "the chat template is that of 1 of 3 models" in found.notes
+    assert found.chat_template is None  # that of b, whose files go along
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"x": 1}'])
+def test_files_that_have_no_room_for_it(speakers, made, plan, content):
+    (speakers / "a/tokenizer_config.json").write_text(content)
+    text = MERGEKIT + "chat_template: chatml\n"
+    told = any("no chat template is written" in note for note in plan(text).notes)
+    made(text)
+    if content.endswith("1}"):
+        assert not told
+        assert written(speakers) == CHAT_TEMPLATES["chatml"]
+    else:
+        assert told
+        assert (speakers / "out/tokenizer_config.json").read_text() == content
+
+
+def test_half_a_pair_of_surrogates_in_a_config(speakers, made):
+    path = speakers / "a/tokenizer_config.json"
+    path.write_text('{"x": "\\ud83d", "y": "\u00fc"}')
+    made(MERGEKIT + "chat_template: chatml\n")
+    assert written(speakers) == CHAT_TEMPLATES["chatml"]
+    assert json.loads((speakers / "out/tokenizer_config.json").read_text())["x"] == "\ud83d"
+
+
+def test_it_is_said_once(speakers, plan):
+    with pytest.raises(RecipeError, match="says a chat template too"):
+        plan(MERGEKIT + "chat_template: chatml\noutput: {chat_template: llama3}\n")
 
 
 def test_without_a_tokenizer_it_is_said_and_nothing_written(model, plan):

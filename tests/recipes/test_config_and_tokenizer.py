@@ -121,6 +121,27 @@ def test_what_is_wrong_with_them_is_said(speakers, key, message):
         of_mergekit(speakers, HEAD + f"merge_method: linear\n{key}\n")
 
 
+@pytest.mark.parametrize(
+    "tokens", ["tokenizer_source: base", "tokenizer: {tokens: {u: {source: a}}}"]
+)
+def test_a_base_that_only_tokens_come_from(speakers, tokens):
+    text = (
+        "merge_method: passthrough\nbase_model: a\n"
+        "slices: [{sources: [{model: b, layer_range: [0, 1]}]}]\n"
+        f"{tokens}\noutput: {{files_from: b}}\n"
+    )
+    plan = of_mergekit(speakers, text)
+    assert plan.opened.base is not None
+    assert written(plan, speakers, "config.json")["rope_theta"] == 2
+
+
+@pytest.mark.parametrize("rule", ["keep: {lm_haed.weight: a}", "kinds: {lm_haed.weight: weight}"])
+def test_a_pattern_that_matches_nothing_is_an_error(speakers, rule):
+    text = HEAD + "merge_method: linear\ntokenizer_source: union\n"
+    with pytest.raises(RecipeError, match="lm_haed"):
+        of_mergekit(speakers, text + rule + "\n")
+
+
 def test_keys_without_a_value_are_as_if_not_written(speakers):
     text = HEAD + "merge_method: linear\nslices: null\nmodules: null\nseed: null\nbase_model:\n"
     assert of_mergekit(speakers, text + "tokenizer_source: union\n").recipe.seed == 0

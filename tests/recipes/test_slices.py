@@ -106,6 +106,19 @@ def test_the_base_says_its_layers(model, merged):
         assert_equal(layer(found, number), [x + (y - x) / 2 for x, y in pairs])
 
 
+def test_a_base_that_is_a_model_of_the_slice_gives_the_layers_that_it_has_there(model, merged):
+    model("a", layers=4)
+    b = model("b", layers=4)
+    found = merged(
+        "merge_method: linear\nbase_model: b\nparameters: {weight: 1}\nslices:\n"
+        "  - sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [2, 4]}]\n"
+        "keep: {'*.q_proj.weight': base}\n"
+    )
+    for layer in range(2):
+        name = "model.layers.{}.attn.q_proj.weight"
+        assert torch.equal(found[name.format(layer)], b[name.format(layer + 2)])
+
+
 def test_a_base_for_its_config_alone_needs_no_layers(model, plan):
     model("a"), model("zero", {"other": torch.ones(1)}, config={"num_hidden_layers": 9})
     made = plan(STACKED.replace("b", "a") + "base: zero\noutput: {files_from: base}\n")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from conjoin.checkpoints import open_checkpoint, save
+from conjoin.checkpoints import HeadersOnly, open_checkpoint, save
 from conjoin.errors import RecipeError
 from conjoin.recipes import Options, make_plan, recipe_from, run_plan
 
@@ -84,6 +84,56 @@ def test_models_that_are_all_tied_have_no_head(tmp_path):
     assert found.keys() == {EMBED, NORM}
     assert config == {}
     assert not any("tied" in note for note in notes)
+
+
+def test_a_tied_model_whose_file_has_the_head_too(tmp_path):
+    write(tmp_path, "a", head=True, config={"tie_word_embeddings": True})
+    write(tmp_path, "b", head=True, config={"tie_word_embeddings": False})
+    for order in (["a", "b"], ["b", "a"]):
+        plan = planned(tmp_path, models=order)
+        assert plan.opened.untied
+        assert not any("is tied" in note for note in plan.notes)
+    assert planned(tmp_path, models=["a", "a"]).opened.untied is False
+
+
+@pytest.mark.parametrize("order", [["a", "b"], ["b", "a"]])
+def test_torch_files_have_a_tied_head_under_both_names(tmp_path, order):
+    a = write(tmp_path, "a", head=False, config={"tie_word_embeddings": True})
+    (tmp_path / "a/model.safetensors").unlink()
+    torch.save(a | {HEAD: a[EMBED]}, tmp_path / "a/pytorch_model.bin")
+    b = write(tmp_path, "b", head=True, config={"tie_word_embeddings": False})
+    found, config, _ = made(tmp_path, models=order)
+    torch.testing.assert_close(found[HEAD], (a[EMBED] + b[HEAD]) / 2)
+    assert config["tie_word_embeddings"] is False
+
+
+def test_models_that_scale_what_a_tied_head_reads_have_none_for_others(tmp_path):
+    write(tmp_path, "a", head=False, config={"model_type": "t5"})
+    write(tmp_path, "b", head=True, config={"model_type": "t5", "tie_word_embeddings": False})
+    with pytest.raises(RecipeError, match=r"lm_head\.weight"):
+        planned(tmp_path, models=["a", "b"])
+
+
+def test_what_is_not_downloaded_yet_is_said_to_be_missing(tmp_path):
+    tensors = write(tmp_path, "a", head=False)
+    write(tmp_path, "b", head=True)
+    specs = open_checkpoint(tmp_path / "a").specs
+    plan = make_plan(
+        recipe_from({"method": "mean", "models": ["org/a", "b"]}, folder=tmp_path),
+        given={"org/a": HeadersOnly(specs, source="org/a")},
+    )
+    assert plan.opened.missing == ("org/a",)
+    assert "org/a has to be downloaded" in plan.notes
+    assert plan.merged.specs[HEAD].shape == tensors[EMBED].shape
+
+
+def test_the_plan_tells_whether_the_config_is_changed(tmp_path):
+    tied = {"tie_word_embeddings": True}
+    write(tmp_path, "a", head=False, config=tied)
+    write(tmp_path, "b", head=True, config=tied)
+    before = planned(tmp_path, models=["a", "b"]).hash
+    (tmp_path / "b/config.json").write_text('{"tie_word_embeddings": false}')
+    assert planned(tmp_path, models=["a", "b"]).hash != before
 
 
 def test_other_numbers_of_rows_are_an_error_as_before(tmp_path):

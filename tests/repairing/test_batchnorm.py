@@ -267,6 +267,24 @@ def test_instance_norm_with_statistics_has_those_of_the_data():
     assert not fresh._forward_hooks
 
 
+class Both(nn.Module):
+    """InstanceNorm of a batch, and then of one example without a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.InstanceNorm1d(3, track_running_stats=True)
+
+    def forward(self, x):
+        return self.norm(x) + self.norm(x[0] + 9)
+
+
+def test_instance_norm_of_one_example_counts_once():
+    x = torch.randn(4, 3, 6)
+    fresh = reestimate_batchnorm(Both(), [x]).norm
+    of_each = torch.cat([x.mean(2), x[:1].mean(2) + 9])
+    torch.testing.assert_close(fresh.running_mean, of_each.mean(0))
+
+
 @pytest.mark.parametrize(
     ("module", "expected"),
     [

@@ -29,7 +29,7 @@ from conjoin.checkpoints.reference import (
     parse_reference,
 )
 from conjoin.checkpoints.spec import Kind, Spec, kind_by_name, override_kinds
-from conjoin.checkpoints.wrapped import Wrapped
+from conjoin.checkpoints.wrapped import Wrapped, innermost
 from conjoin.checkpoints.writer import save
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "describe_name_difference",
     "files_kept_open",
     "from_module",
+    "innermost",
     "is_of_tokenizer",
     "kind_by_name",
     "locate",

@@ -6,7 +6,7 @@ from pathlib import Path
 from conjoin.checkpoints.checkpoint import Checkpoint
 from conjoin.checkpoints.spec import Spec
 
-__all__ = ["Wrapped"]
+__all__ = ["Wrapped", "innermost"]
 
 
 class Wrapped(Checkpoint):
@@ -34,3 +34,10 @@ class Wrapped(Checkpoint):
     @property
     def files(self) -> tuple[Path, ...]:
         return self.inner.files
+
+
+def innermost(checkpoint: Checkpoint) -> Checkpoint:
+    """Give the checkpoint that all wrappers of one are around."""
+    while isinstance(checkpoint, Wrapped):
+        checkpoint = checkpoint.inner
+    return checkpoint

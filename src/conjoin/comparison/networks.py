@@ -92,7 +92,7 @@ def _names(models: Sequence[Model]) -> list[str]:
 def _stem(model: Model, number: int, depth: int) -> str:
     if isinstance(model, nn.Module):
         return chr(ord("a") + number) if number < 26 else f"model {number + 1}"
-    path = Path(model)
+    path = Path(model) if Path(model).name else Path(model).resolve()
     last = path.name if path.is_dir() else path.stem
     return "/".join([*path.parts[-depth:-1], last])
 

@@ -1,12 +1,13 @@
 """Files beside the weights of a model."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from conjoin.checkpoints import Checkpoint
 
-__all__ = ["folder_of", "folder_of_tokenizer", "parsed_json", "read_beside"]
+__all__ = ["folder_of", "folder_of_tokenizer", "json_bytes", "parsed_json", "read_beside"]
 
 
 def folder_of(checkpoint: Checkpoint) -> Path | None:
@@ -37,6 +38,15 @@ def read_beside(checkpoint: Checkpoint, name: str) -> bytes:
         return b"" if folder is None else (folder / name).read_bytes()
     except OSError:
         return b""
+
+
+def json_bytes(config: Mapping[str, Any]) -> bytes:
+    """Write a JSON file, in plain text where its characters allow that."""
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return (json.dumps(config, indent=2) + "\n").encode()
 
 
 def parsed_json(content: bytes) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """Config, tokenizer and other files that go along from one model to the result."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,8 @@ import torch
 
 from conjoin.checkpoints import Checkpoint, carried_files, is_of_tokenizer
 from conjoin.errors import ConjoinError, RecipeError
-from conjoin.recipes.beside import folder_of, folder_of_tokenizer, parsed_json
+from conjoin.recipes.beside import folder_of, folder_of_tokenizer, json_bytes, parsed_json
+from conjoin.recipes.chat_templates import TEMPLATE_FILES
 from conjoin.recipes.layers import Stack, find_layers, senses_of
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import BASE, UNION, Recipe
@@ -99,6 +99,8 @@ def _with_tokenizer(
         return dict(found), []
     if speaker is carrier:  # maybe those of its adapter
         own = {name: folder / name for name in _OF_TOKENIZERS if (folder / name).is_file()}
+        if folder_of(carrier) != folder and not own.keys().isdisjoint(TEMPLATE_FILES):
+            found = {name: path for name, path in found.items() if name not in TEMPLATE_FILES}
         return {**found, **own}, []
     kept = {name: path for name, path in found.items() if not is_of_tokenizer(name)}
     theirs = {str(path.relative_to(folder)): path for path in carried_files(folder)}
@@ -242,7 +244,7 @@ def adjusted(
             for key in _DTYPES:
                 if key in found:
                     found[key] = _dtype_name(recipe.dtype)
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return json_bytes(config)
 
 
 def _restack(

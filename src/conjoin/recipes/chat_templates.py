@@ -1,13 +1,12 @@
 """The chat template of the result: the text by which a tokenizer writes down a conversation."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from conjoin.checkpoints import Checkpoint
-from conjoin.recipes.beside import folder_of_tokenizer, parsed_json
+from conjoin.recipes.beside import folder_of, folder_of_tokenizer, json_bytes, parsed_json
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import Recipe
 from conjoin.recipes.template_form import AUTO, CHAT_TEMPLATES
@@ -21,7 +20,7 @@ TEMPLATE_FILES = (*_CONFIGS, _TEXT)
 
 
 def chat_template_of(
-    recipe: Recipe, opened: Opened, carried: Mapping[str, Path]
+    recipe: Recipe, opened: Opened, carried: Mapping[str, Path], carrier: Checkpoint | None
 ) -> tuple[str | None, list[str]]:
     """Give the template that the result gets, None to leave it; and what to tell about it.
 
@@ -29,51 +28,67 @@ def chat_template_of(
         recipe: what is made.
         opened: its models.
         carried: files that go along.
+        carrier: whose config they are.
     """
     wanted = recipe.output.chat_template
     if wanted is None or opened.missing:
         return None, []
-    if not any(name in carried for name in TEMPLATE_FILES):
+    if not any(_has_room(name, path) for name, path in carried.items()):
         return None, ["no tokenizer_config.json goes along, so that no chat template is written"]
     if wanted != AUTO:
         return CHAT_TEMPLATES.get(wanted, wanted), []
-    models = [*opened.models] if opened.base is None else [opened.base, *opened.models]
-    found = Counter(filter(None, map(_template_beside, models)))
+    # A base that is merged too counts once. Of templates that as many have, the carrier's is first.
+    models = {one.files[:1]: one for one in (carrier, *opened.models, opened.base) if one}
+    of_each = [_template_beside(model) for model in models.values()]
+    found = Counter(filter(None, of_each))
     if not found:
         return None, ["no model has a chat template that the result could get"]
-    # Of several that are as frequent, that of the base, or of the first model.
     template, count = found.most_common(1)[0]
     told = f"the chat template is that of {count} of {len(models)} models"
-    return template, [told] if len(found) > 1 or count < len(models) else []
+    notes = [told] if count < len(models) else []
+    if carrier is not None and _template_beside(carrier) == template:
+        return None, notes  # it has it, maybe with others for other uses
+    return template, notes
 
 
 def with_chat_template(name: str, content: bytes, template: str) -> bytes:
     """Give the content of a carried file with another template, if that is where it stands."""
     if name == _TEXT:
-        return template.encode()
+        return template.encode(errors="replace")
     config = parsed_json(content) if name in _CONFIGS else None
     if config is None:
         return content
-    config["chat_template"] = template
-    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return json_bytes({**config, "chat_template": template})
+
+
+def _has_room(name: str, path: Path) -> bool:
+    if name in _CONFIGS:
+        return parsed_json(path.read_bytes()) is not None
+    return name == _TEXT
 
 
 def _template_beside(checkpoint: Checkpoint) -> str | None:
     """The template in the files beside a model, without spaces at its ends."""
-    for name in reversed(TEMPLATE_FILES):
-        folder = folder_of_tokenizer(checkpoint, name)
-        try:
-            content = b"" if folder is None else (folder / name).read_bytes()
-        except OSError:
-            continue
-        said: Any = content.decode(errors="replace") if name == _TEXT else None
-        if name != _TEXT:
-            said = (parsed_json(content) or {}).get("chat_template")
-        if isinstance(said, list):  # several, by name
-            names = [one for one in said if isinstance(one, dict) and one.get("name") == "default"]
-            said = names[0].get("template") if names else None
-        if isinstance(said, dict):
-            said = said.get("default")
-        if isinstance(said, str) and said.strip():
-            return said.strip()
+    adapted = folder_of_tokenizer(checkpoint, _CONFIGS[0]) or folder_of(checkpoint)
+    for folder in dict.fromkeys((adapted, folder_of(checkpoint))):
+        for name in reversed(TEMPLATE_FILES):
+            found = None if folder is None else _template_in(folder / name)
+            if found is not None:
+                return found
     return None
+
+
+def _template_in(path: Path) -> str | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    said: Any = content.decode(errors="replace")
+    if path.name != _TEXT:
+        said = (parsed_json(content) or {}).get("chat_template")
+    if isinstance(said, list):  # several, by name
+        names = [one for one in said if isinstance(one, dict) and one.get("name") == "default"]
+        said = names[0].get("template") if names else None
+    if isinstance(said, dict):
+        said = said.get("default")
+    return said.strip() or None if isinstance(said, str) else None

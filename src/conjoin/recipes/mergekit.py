@@ -115,8 +115,13 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
     if output.files_from is None:
         output = replace(output, files_from=files_from)
     if "chat_template" in read:
+        if output.chat_template is not None:
+            problems.add(read["chat_template"].place, "`output:` says a chat template too")
         output = replace(output, chat_template=read["chat_template"].value)
-    chosen = [output.files_from, *(rule.source for rule in both["keep"])]
+    chosen: list[Any] = [output.files_from, *(rule.source for rule in both["keep"])]
+    if vocabulary is not None:
+        rows = filter(None, vocabulary.tokens.values())
+        chosen += [vocabulary.of, *(row.source for row in rows)]
     of_use = method.takes_base or BASE in chosen
     recipe = Recipe(
         method=method,

@@ -11,6 +11,7 @@ from conjoin.checkpoints import (
     Checkpoint,
     HeadersOnly,
     as_checkpoint,
+    innermost,
     open_headers,
     open_reference,
 )
@@ -56,7 +57,7 @@ class Opened:
     @property
     def missing(self) -> tuple[str, ...]:
         """Those that have to be downloaded before a tensor can be read."""
-        return tuple(m.source for m in self.everyone if isinstance(m.inner, HeadersOnly))
+        return tuple(m.source for m in self.everyone if isinstance(innermost(m), HeadersOnly))
 
 
 def open_sources(

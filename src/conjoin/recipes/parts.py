@@ -12,7 +12,7 @@ from conjoin.recipes.constants import choose_constants
 from conjoin.recipes.layers import Outside
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.problems import Place, Problems
-from conjoin.recipes.recipe import BASE, Recipe
+from conjoin.recipes.recipe import BASE, Keep, KindRule, Recipe
 from conjoin.recipes.slices import Slice, Table, slices_of
 from conjoin.recipes.values import Value, matches
 from conjoin.recipes.views import RenamedCheckpoint
@@ -269,14 +269,17 @@ def _nothing_to_keep(name: str, place: Place, source: int | str) -> RecipeError:
 
 def _check_patterns(recipe: Recipe, names: Sequence[str], problems: Problems) -> list[str]:
     """A pattern that matches nothing is most likely mistyped; mergekit lets it pass."""
-    rules = [(keep.pattern, keep.place) for keep in recipe.keep]
-    rules += [(kind.pattern, kind.place) for kind in recipe.kinds]
+    rules: list[tuple[str, Place]] = []
+    of_names: list[Keep | KindRule] = [*recipe.keep, *recipe.kinds]
+    for rule in of_names:
+        if not any(matches(rule.pattern, name) for name in names):
+            problems.add(rule.place, _no_match(rule.pattern, names))
     tables: list[Mapping[str, Value]] = [recipe.values]
     for part in recipe.parts:
         tables += [part.values, *(use.values for use in part.uses)]
     for table in tables:
         for value in table.values():
-            rules += [(rule.pattern, rule.place) for rule in value.rules]
+            rules += [(one.pattern, one.place) for one in value.rules]
     notes = []
     for pattern, place in rules:
         if pattern == "*" or any(matches(pattern, name) for name in names):

@@ -18,6 +18,7 @@ from conjoin.merging import BLOCK, Merged, Rule, Task
 from conjoin.recipes.agreeing import check_agreement
 from conjoin.recipes.carrying import (
     carried_from,
+    carrier_of,
     layers_before,
     rows_of_vocabulary,
     unclear_config,
@@ -137,6 +138,7 @@ class Plan:
             "records": [dataclasses.asdict(record) for record in self.records()],
             "carried": self._digests,
             "chat_template": self.chat_template,
+            "untied": self.opened.untied,
             "conjoin": __version__,
             "torch": torch.__version__,
             "compiled": load_library() is not None,
@@ -212,7 +214,7 @@ def make_plan(
     notes += unclear_config(carried, merged.specs, recipe, layers_before(recipe, opened))
     differences = check_agreement(recipe, opened, merged)
     notes += [*opened.notes, *(differences if carried else [])]
-    template, told = chat_template_of(recipe, opened, carried)
+    template, told = chat_template_of(recipe, opened, carried, carrier_of(recipe, opened)[1])
     notes += told
     rows = rows_of_vocabulary(recipe, opened, merged.specs)
     notes += unclear_vocabulary(carried, rows)

@@ -107,7 +107,7 @@ def _stacked(
         places = {**where, **places}
     base = None
     if opened.base is not None and _has_part(recipe):
-        layers = part.base_layers or part.uses[0].layers
+        layers = part.base_layers or _layers_of_base(recipe, part)
         base, _, count = _taken(recipe, opened.base, layers, part.place, offset, ends)
         if count != length:
             raise RecipeError(
@@ -116,6 +116,15 @@ def _stacked(
             )
     assert length is not None  # a part has models
     return Slice(part, tuple(tables), base, places), length
+
+
+def _layers_of_base(recipe: Recipe, part: Part) -> tuple[int, int] | None:
+    """The layers of a base that is one of the models of a slice, too; else those of the first."""
+    assert recipe.base is not None
+    own = [
+        use for use in part.uses if recipe.sources[use.source].reference == recipe.base.reference
+    ]
+    return (own or part.uses)[0].layers
 
 
 def _has_part(recipe: Recipe) -> bool:

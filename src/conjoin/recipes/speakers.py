@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conjoin.checkpoints import Checkpoint, HeadersOnly, Spec
+from conjoin.checkpoints import Checkpoint, HeadersOnly, Spec, innermost
 from conjoin.recipes.beside import folder_of_tokenizer, parsed_json
 from conjoin.recipes.problems import Problems
 from conjoin.recipes.recipe import Recipe, Source, Vocabulary
@@ -88,7 +88,7 @@ def look_at(
     """
     which = f"model {number}" if number < len(recipe.sources) else "the base"
     label = f"{which} ({source.reference})"
-    if isinstance(model, HeadersOnly):
+    if isinstance(innermost(model), HeadersOnly):
         problems.add(
             source.place,
             f"rows are matched by token, and {label} has to be downloaded before its tokenizer "

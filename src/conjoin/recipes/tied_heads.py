@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, HeadersOnly, Spec, Wrapped
+from conjoin.checkpoints import Checkpoint, HeadersOnly, Spec, Wrapped, innermost
 from conjoin.recipes.beside import parsed_json, read_beside
 from conjoin.recipes.speakers import EMBEDDINGS
 
@@ -22,6 +22,8 @@ TIED = "tie_word_embeddings"
 """The key of a config."""
 _HEADS = ("lm_head.weight", "lm_head.decoder.weight", "embed_out.weight")
 """Ends of the names of heads that may be the embedding."""
+_SCALED = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "pix2struct")
+"""Kinds of models that scale what a tied head reads: their embedding is no head of others."""
 
 
 @dataclass(frozen=True)
@@ -96,26 +98,36 @@ def with_heads(models: Sequence[Checkpoint], labels: Sequence[str]) -> Heads:
         for name, spec in model.specs.items()
         if name.endswith(_HEADS) and spec.alias_of is None
     )
-    seen, notes, untied = list(models), [], False
+    seen, notes, tied = list(models), list[str](), False
     for head in heads:
-        lacking = {
-            number: embedding
-            for number, model in enumerate(models)
-            if head not in model.specs and (embedding := _embedding_of(model)) is not None
-        }
-        for number, embedding in lacking.items():
-            seen[number] = TiedHead(seen[number], head, embedding)
-            notes.append(f"{labels[number]} is tied: its {head!r} is its {embedding!r}")
-        own = [model for model in models if head in model.specs]
-        if lacking and not all(_says(model) is True for model in own):
-            untied = True
-    return Heads(tuple(seen), untied, tuple(notes))
+        for number, model in enumerate(models):
+            embedding = _tied_to(model, head)
+            if embedding is not None:
+                seen[number], tied = TiedHead(seen[number], head, embedding), True
+                notes.append(f"{labels[number]} is tied: its {head!r} is its {embedding!r}")
+    own = [
+        model
+        for model in models
+        if any(h in model.specs and model.specs[h].alias_of is None for h in heads)
+    ]
+    ties = tied or any(_says(model) is True for model in own)
+    apart = any(_says(model) is not True or _is_adapted(model) for model in own)
+    return Heads(tuple(seen), bool(heads) and ties and apart, tuple(notes))
+
+
+def _tied_to(model: Checkpoint, head: str) -> str | None:
+    """The embedding that a model has in the place of a head; None if it has one, or is not tied."""
+    if head in model.specs:
+        # Of torch files, which have a tensor under both names.
+        return None if _says(model) is _NO_CONFIG else model.specs[head].alias_of
+    if isinstance(innermost(model), HeadersOnly):
+        return _embedding_of(model)
+    if _says(model) in (False, _NO_CONFIG) or _config(model).get("model_type") in _SCALED:
+        return None
+    return _embedding_of(model)
 
 
 def _embedding_of(model: Checkpoint) -> str | None:
-    """The embedding of a model that may be tied; None if it is none of the kind, or not tied."""
-    if not isinstance(model, HeadersOnly) and _says(model) in (False, _NO_CONFIG):
-        return None
     found = [
         name
         for name, spec in model.specs.items()
@@ -124,13 +136,22 @@ def _embedding_of(model: Checkpoint) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def _is_adapted(model: Checkpoint) -> bool:
+    """Whether an adapter may have given a model a head of its own."""
+    return any(path.name == "adapter_config.json" for path in model.files)
+
+
 _NO_CONFIG = "no config"
 
 
 def _says(model: Checkpoint) -> Any:
     """What the config beside a model says of its head; None if it leaves that to its kind."""
-    config = parsed_json(read_beside(model, "config.json"))
-    if config is None:
-        return _NO_CONFIG
+    config = _config(model)
+    if not config:
+        return _NO_CONFIG if parsed_json(read_beside(model, "config.json")) is None else None
     inner = config.get("text_config")
     return config.get(TIED, inner.get(TIED) if isinstance(inner, dict) else None)
+
+
+def _config(model: Checkpoint) -> Mapping[str, Any]:
+    return parsed_json(read_beside(model, "config.json")) or {}

@@ -161,9 +161,10 @@ def _counted(
 
     def before(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         values: Tensor = inputs[0] if inputs else named["input"]
-        # Of InstanceNorm, each example has statistics of its own, which are averaged.
-        apart = isinstance(layer, _InstanceNorm) or values.dim() < 2
-        count = len(values) if apart else values.numel() // max(values.shape[1], 1)
+        if isinstance(layer, _InstanceNorm):  # each example has statistics, which are averaged
+            count = 1 if values.dim() == layer._get_no_batch_dim() else len(values)
+        else:
+            count = values.numel() // max(values.shape[1], 1)
         reached[layer] = reached.get(layer, 0) + count
         layer.momentum = count / max(reached[layer], 1)
 
