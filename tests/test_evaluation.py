@@ -207,7 +207,8 @@ def test_data_sets_that_give_several_at_once_get_lists():
             return 5
 
         def __getitems__(self, indices):
-            return [(torch.full((2,), float(i)), i) for i in indices + []]
+            assert isinstance(indices, list)
+            return [(torch.full((2,), float(i)), i) for i in indices]
 
         def __getitem__(self, index):
             return self.__getitems__([index])[0]

@@ -108,7 +108,7 @@ def test_the_base_says_its_layers(model, merged):
 
 def test_a_base_that_is_a_model_of_the_slice_gives_the_layers_that_it_has_there(model, merged):
     model("a", layers=4)
-    b = model("b", layers=4)
+    b = model("b", layers=4, config={})
     found = merged(
         "merge_method: linear\nbase_model: b\nparameters: {weight: 1}\nslices:\n"
         "  - sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [2, 4]}]\n"
