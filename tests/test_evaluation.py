@@ -201,6 +201,16 @@ def test_no_example_is_in_a_batch_of_its_own(count):
     assert [len(y) for _, y in batches((inputs, labels), 1)] == [1] * count
 
 
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [(nn.LazyLinear(2), "is not initialized"), (nn.Linear(2, 2, device="meta"), "meta device")],
+)
+def test_weights_that_are_not_there_are_an_error_that_says_so(layer, message):
+    for model in (layer, [nn.Linear(2, 2), layer], nn.Sequential(layer)):
+        with pytest.raises(InputError, match=f"'(0.)?weight' of .* {message}"):
+            evaluate({"m": model}, {"t": (torch.zeros(2, 2), torch.tensor([0, 1]))})
+
+
 def test_data_sets_that_give_several_at_once_get_lists():
     class Many(torch.utils.data.Dataset):
         def __len__(self):

@@ -7,10 +7,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from conjoin.errors import InputError
 
-__all__ = ["as_dtype", "as_mapping", "as_module", "as_modules", "as_numbers", "as_whole", "plain"]
+__all__ = [
+    "as_dtype",
+    "as_mapping",
+    "as_module",
+    "as_modules",
+    "as_numbers",
+    "as_whole",
+    "check_weights",
+    "plain",
+]
 
 
 def as_module(value: object, what: str = "the model") -> nn.Module:
@@ -38,6 +48,31 @@ def as_module(value: object, what: str = "the model") -> nn.Module:
     elif isinstance(value, type) and issubclass(value, nn.Module):
         hint = f" {value.__name__}; pass an instance of it"
     raise InputError(f"{what} has to be a torch.nn.Module, not {type(value).__name__}{hint}")
+
+
+def check_weights(model: nn.Module, what: str = "the model") -> None:
+    """Raise an InputError if weights of a model are not there yet.
+
+    Args:
+        model: any.
+        what: it is called in the message.
+
+    >>> check_weights(nn.LazyLinear(2))
+    Traceback (most recent call last):
+    ...
+    conjoin.errors.InputError: 'weight' of the model is not initialized: its module is lazy and does
+    not know its shape. Run the model on one batch first
+    """
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise InputError(
+                f"{name!r} of {what} is not initialized: its module is lazy and does not know its "
+                "shape. Run the model on one batch first"
+            )
+        if tensor.is_meta:
+            raise InputError(
+                f"{name!r} of {what} is on the meta device and has no data; load its weights first"
+            )
 
 
 def as_modules(values: Any, what: str) -> list[nn.Module]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conjoin.arguments import as_mapping, as_module
+from conjoin.arguments import as_mapping, as_module, check_weights
 from conjoin.batches import Data, Inputs, batches, pair_of, read_logits, run_model
 from conjoin.errors import DataError, InputError
 from conjoin.modules import MultiHead, TaskNetworks
@@ -153,10 +153,13 @@ def _by_task(name: str, predictor: Any, tasks: Iterable[str]) -> dict[str, list[
 def _members(given: Any, what: str) -> list[nn.Module]:
     alone = isinstance(given, nn.Module) and not isinstance(given, nn.ModuleList)
     if alone or isinstance(given, str | Mapping | os.PathLike) or not isinstance(given, Iterable):
-        return [as_module(given, what)]
-    members = [as_module(one, f"a member of {what}") for one in given]
+        members = [as_module(given, what)]
+    else:
+        members = [as_module(one, f"a member of {what}") for one in given]
     if not members:
         raise InputError(f"{what} is an ensemble without a module")
+    for member in members:
+        check_weights(member, type(member).__name__)
     return members
 
 

@@ -267,6 +267,21 @@ def test_instance_norm_with_statistics_has_those_of_the_data():
     assert not fresh._forward_hooks
 
 
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [(nn.LazyBatchNorm1d(), "is not initialized"), (nn.BatchNorm1d(3, device="meta"), "meta")],
+)
+def test_weights_that_are_not_there_are_an_error_that_says_so(layer, message):
+    net, data = nn.Sequential(nn.Linear(3, 3), layer), (torch.randn(4, 3), torch.zeros(4))
+    whole = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    with pytest.raises(InputError, match=message):
+        reestimate_batchnorm(net, data)
+    with pytest.raises(InputError, match=f"of the merged network .*{message}"):
+        conjoin.repair(net, [whole], [data])
+    with pytest.raises(InputError, match=f"of parent 2 .*{message}"):
+        conjoin.repair(whole, [whole, net], [data])
+
+
 class Both(nn.Module):
     """InstanceNorm of a batch, and then of one example without a batch."""
 

@@ -6,10 +6,11 @@ from torch import nn
 from torch.nn.utils import prune
 
 import conjoin
+from conjoin.arguments import check_weights
 from conjoin.data_statistics import collect_statistics
 from conjoin.errors import InputError
 from conjoin.measure import activation_statistics
-from conjoin.symmetry.copies import check_weights, fresh_copy
+from conjoin.symmetry.copies import fresh_copy
 
 
 def _plain():

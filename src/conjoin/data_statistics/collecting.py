@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from conjoin.arguments import check_weights
 from conjoin.atomic import check_target
 from conjoin.batches import (
     Data,
@@ -28,7 +29,7 @@ from conjoin.data_statistics.layer_sums import LayerSums
 from conjoin.data_statistics.partial_file import PartialFile, Place, digest_of
 from conjoin.errors import DataError, InputError
 from conjoin.evaluation import evaluating
-from conjoin.symmetry.copies import check_weights, fresh_copy
+from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.tracing import trace
 
 __all__ = ["WHAT", "collect_statistics"]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from conjoin.alignment import Alignment, align
+from conjoin.arguments import check_weights
 from conjoin.batches import Data, Inputs, device_of, map_inputs, size_of
 from conjoin.data_statistics.execution import Program
 from conjoin.data_statistics.layers import Layer, layers_of
@@ -16,7 +17,7 @@ from conjoin.fitting.folding import Folding, fold, folding_of
 from conjoin.repairing.held_out import read, split
 from conjoin.repairing.parents import check_function
 from conjoin.symmetry import Layout, Symmetries, find_symmetries
-from conjoin.symmetry.copies import check_weights, fresh_copy
+from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.tracing import trace
 
 __all__ = ["Prepared", "Settings", "first_of", "precise", "prepare", "with_labels"]

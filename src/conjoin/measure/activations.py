@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from conjoin.arguments import as_mapping, as_module
+from conjoin.arguments import as_mapping, as_module, check_weights
 from conjoin.batches import Inputs, map_inputs, run_model, size_of
 from conjoin.data_statistics.watching import without_fast_path
 from conjoin.errors import DataError, InputError, MismatchError
 from conjoin.evaluation import evaluating
 from conjoin.records import Record, Split
-from conjoin.symmetry.copies import check_weights
 
 __all__ = ["activation_statistics"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from conjoin.arguments import as_module
+from conjoin.arguments import as_module, check_weights
 from conjoin.batches import (
     Data,
     Inputs,
@@ -96,7 +96,7 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
     >>> fresh[0].running_mean, fresh[0].running_var
     (tensor([2.]), tensor([4.]))
     """
-    as_module(module)
+    check_weights(as_module(module))
     if not data:
         raise InputError("re-estimating statistics needs at least one loader")
     result = copy.deepcopy(module)

@@ -8,7 +8,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from conjoin.arguments import as_module, as_modules, as_numbers, as_whole
+from conjoin.arguments import as_module, as_modules, as_numbers, as_whole, check_weights
 from conjoin.batches import Data, Inputs, device_of, map_inputs, size_of
 from conjoin.data_statistics.execution import Program
 from conjoin.errors import InputError, TraceError
@@ -115,6 +115,9 @@ def repair(
         raise InputError(f"methods are {', '.join(METHODS)}; not {method!r}")
     as_module(merged, "the merged network")
     parents = as_modules(parents, "parents")
+    check_weights(merged, "the merged network")
+    for number, parent in enumerate(parents, 1):
+        check_weights(parent, f"parent {number}")
     if not parents:
         raise InputError("repair needs the parents: their statistics are what it aims at")
     as_whole(examples, "examples", 2)

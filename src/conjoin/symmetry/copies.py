@@ -1,14 +1,13 @@
-"""Copies of models without what earlier runs have left in them, and what has no weights to copy."""
+"""Copies of models without what earlier runs have left in them."""
 
 import copy
 from typing import TypeVar
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from conjoin.errors import InputError
 
-__all__ = ["check_weights", "fresh_copy"]
+__all__ = ["fresh_copy"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,28 +40,3 @@ def fresh_copy(model: M) -> M:
     for part, mode in modes:
         part.training = mode
     return result
-
-
-def check_weights(model: nn.Module, what: str = "the model") -> None:
-    """Raise an InputError if weights of a model are not there yet.
-
-    Args:
-        model: any.
-        what: it is called in the message.
-
-    >>> check_weights(nn.LazyLinear(2))
-    Traceback (most recent call last):
-    ...
-    conjoin.errors.InputError: 'weight' of the model is not initialized: its module is lazy and does
-    not know its shape. Run the model on one batch first
-    """
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise InputError(
-                f"{name!r} of {what} is not initialized: its module is lazy and does not know its "
-                "shape. Run the model on one batch first"
-            )
-        if tensor.is_meta:
-            raise InputError(
-                f"{name!r} of {what} is on the meta device and has no data; load its weights first"
-            )

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from conjoin.arguments import as_module, as_whole
+from conjoin.arguments import as_module, as_whole, check_weights
 from conjoin.batches import Inputs
-from conjoin.symmetry.copies import check_weights
 from conjoin.symmetry.groups import Group, Layout, layout_of
 from conjoin.symmetry.permutations import Permutations
 from conjoin.symmetry.proof import Proof, prove, random_orders
