@@ -29,6 +29,7 @@ __all__ = [
     "concatenate",
     "device_of",
     "first_examples",
+    "in_shape_of",
     "inputs_of",
     "map_inputs",
     "pair_of",
@@ -205,6 +206,15 @@ def first_examples(data: Data, count: int, *, batch_size: int = 250) -> list[Inp
         if left <= 0:
             break
     return found
+
+
+def in_shape_of(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Give the outputs of a regression: [B] of [B, 1] where targets are [B], else as they are.
+
+    >>> in_shape_of(torch.zeros(3, 1), torch.zeros(3)).shape
+    torch.Size([3])
+    """
+    return outputs.squeeze(-1) if outputs.shape == (*targets.shape, 1) else outputs
 
 
 def with_example(data: Data) -> tuple[Inputs | None, Data]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.arguments import as_mapping, as_module, check_weights
-from conjoin.batches import Data, Inputs, batches, pair_of, read_logits, run_model
+from conjoin.batches import Data, Inputs, batches, in_shape_of, pair_of, read_logits, run_model
 from conjoin.errors import DataError, InputError
 from conjoin.modules import MultiHead, TaskNetworks
 from conjoin.records import Record, Split
@@ -296,8 +296,7 @@ def _at_places(outputs: Tensor, labels: Tensor, task: str) -> Tensor:
 
 def _regression(outputs: Tensor, targets: Tensor, task: str) -> Outcomes:
     targets = targets.to(outputs.device)
-    if outputs.shape == (*targets.shape, 1):
-        outputs = outputs.squeeze(-1)
+    outputs = in_shape_of(outputs, targets)
     if outputs.shape != targets.shape:
         raise DataError(
             f"on {task!r}, expected outputs [B, classes] and int64 labels [B], or float targets of "

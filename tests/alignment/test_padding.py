@@ -1,9 +1,15 @@
 """PyTorch's own encoder with a padding mask, of which the fast path gives nested tensors."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from alignment_networks import new
-from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "symmetry"))  # where the network lies
+
+from padded_text import Text
 
 from conjoin.alignment import align
 from conjoin.errors import NonFiniteError
@@ -11,21 +17,6 @@ from conjoin.symmetry import find_symmetries
 
 # PyTorch says so of its own encoder, once.
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-
-
-class Text(nn.Module):
-    """The encoder as it comes; word 0 is padding."""
-
-    def __init__(self):
-        super().__init__()
-        self.words = nn.Embedding(11, 8, padding_idx=0)
-        layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
-        self.encoder, self.head = nn.TransformerEncoder(layer, 1), nn.Linear(8, 4)
-
-    def forward(self, words):
-        padding = words == 0
-        found = self.encoder(self.words(words), src_key_padding_mask=padding)
-        return self.head(found.masked_fill(padding[..., None], 0).sum(1))
 
 
 def _data():

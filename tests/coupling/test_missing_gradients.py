@@ -106,28 +106,26 @@ def test_no_gradient_is_a_gradient_of_zero_to_a_pull(name):
     assert abs(ends[0][0] - [0.5, 1.0]).max() > 0.01
 
 
-@pytest.mark.parametrize("optimizer", [sgd(0.1), adam(0.1), adam(0.1, eps=0.0)])
-def test_what_no_loss_depends_on_goes_to_its_mean(optimizer):
-    models = made(Tensors(w=[0.5], v=[1.0]), optimizer)
-    coupling = Coupling(models, 1e6)
+def step_without_v(models, coupling):
+    """Let `v`, that of "b" one more, have no gradient."""
     with torch.no_grad():
         models["b"][0].v.add_(1.0)
     for number, (module, _) in enumerate(models.values()):
         backward(module, number)
         module.v.grad = None
     coupling.step()
+
+
+@pytest.mark.parametrize("optimizer", [sgd(0.1), adam(0.1), adam(0.1, eps=0.0)])
+def test_what_no_loss_depends_on_goes_to_its_mean(optimizer):
+    models = made(Tensors(w=[0.5], v=[1.0]), optimizer)
+    step_without_v(models, Coupling(models, 1e6))
     assert_weights(models, [[1.5], [1.5]], "v", rtol=1e-5)
 
 
 def test_fedprox_pulls_what_a_loss_does_not_depend_on_to_the_center():
     models = made(Tensors(w=[0.5], v=[1.0]), adam(0.1))
-    coupling = fedprox(models, 1e6, round_steps=100)
-    with torch.no_grad():
-        models["b"][0].v.add_(1.0)
-    for number, (module, _) in enumerate(models.values()):
-        backward(module, number)
-        module.v.grad = None
-    coupling.step()
+    step_without_v(models, fedprox(models, 1e6, round_steps=100))
     assert_weights(models, [[1.0], [1.0]], "v", rtol=1e-5)
 
 

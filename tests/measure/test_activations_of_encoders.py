@@ -1,30 +1,20 @@
 """Activations of PyTorch's own encoder, whose fast path for eval mode no hook can watch."""
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "symmetry"))  # where the network lies
+
+from padded_text import Text
 
 from conjoin.measure.activations import activation_statistics
 
 # PyTorch says so of its own encoder, once.
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-
-
-class Text(nn.Module):
-    """The encoder as it comes; word 0 is padding."""
-
-    def __init__(self):
-        super().__init__()
-        self.words = nn.Embedding(11, 8, padding_idx=0)
-        layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
-        self.encoder, self.head = nn.TransformerEncoder(layer, 1), nn.Linear(8, 4)
-
-    def forward(self, words):
-        padding = words == 0
-        found = self.encoder(self.words(words), src_key_padding_mask=padding)
-        return self.head(found.masked_fill(padding[..., None], 0).sum(1))
 
 
 @pytest.mark.parametrize("padding", [0, 2])

@@ -22,7 +22,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from conjoin.arguments import as_mapping
-from conjoin.batches import Data, Inputs, device_of, map_inputs, pair_of, read_logits, run_model
+from conjoin.batches import (
+    Data,
+    Inputs,
+    device_of,
+    in_shape_of,
+    map_inputs,
+    pair_of,
+    read_logits,
+    run_model,
+)
 from conjoin.errors import DataError, InputError
 from conjoin.evaluation import Outcomes, evaluating, outcomes
 from conjoin.records import Record
@@ -305,9 +314,7 @@ def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
     targets = targets.to(outputs.device)
     if not targets.is_floating_point():
         return F.cross_entropy(outputs, targets)
-    if outputs.shape == (*targets.shape, 1):
-        outputs = outputs.squeeze(-1)
-    return F.mse_loss(outputs, targets.to(outputs.dtype))
+    return F.mse_loss(in_shape_of(outputs, targets), targets.to(outputs.dtype))
 
 
 def _new_outputs(targets: Tensor, classes: int | None) -> int:

@@ -13,6 +13,7 @@ from conjoin.errors import RecipeError
 from conjoin.merging import Merged, Rule
 from conjoin.recipes.beside import parsed_json, read_beside
 from conjoin.recipes.carrying import carrier_of
+from conjoin.recipes.choosing import label_of
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import BASE, Recipe
 from conjoin.recipes.tokens import TOKENIZER, numbers_of
@@ -63,7 +64,7 @@ def check_agreement(recipe: Recipe, opened: Opened, merged: Merged) -> list[str]
     for which, config in configs.items():
         if config.get("quantization_config"):
             raise RecipeError(
-                f"{_label(recipe, which)} is quantized, as its config.json says, and numbers and "
+                f"{label_of(recipe, which)} is quantized, as its config.json says, and numbers and "
                 "scales would be merged apart from each other; dequantize the models first"
             )
     first = configs.get(number, {})
@@ -74,7 +75,7 @@ def check_agreement(recipe: Recipe, opened: Opened, merged: Merged) -> list[str]
         if which == number or not config:
             continue
         wrong, other = _differences(first, config)
-        label, mine = _label(recipe, which), _label(recipe, number)
+        label, mine = label_of(recipe, which), label_of(recipe, number)
         if wrong:
             raise RecipeError(
                 f"{label} has weights of the shapes of {mine} that mean something else, as their "
@@ -95,12 +96,6 @@ def check_agreement(recipe: Recipe, opened: Opened, merged: Merged) -> list[str]
                 "embeddings are merged by their number"
             )
     return notes
-
-
-def _label(recipe: Recipe, which: int | str) -> str:
-    source = recipe.base if which == BASE else recipe.sources[int(which)]
-    name = "the base" if which == BASE else f"model {which}"
-    return f"{name} ({source.reference})" if source is not None else name
 
 
 def _differences(

@@ -9,7 +9,7 @@ import torch
 from conjoin.checkpoints import Checkpoint, carried_files, is_of_tokenizer
 from conjoin.errors import ConjoinError, RecipeError
 from conjoin.recipes.beside import folder_of, folder_of_tokenizer, json_bytes, parsed_json
-from conjoin.recipes.chat_templates import TEMPLATE_FILES
+from conjoin.recipes.choosing import label_of
 from conjoin.recipes.layers import Stack, find_layers, senses_of
 from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import BASE, UNION, Recipe
@@ -42,10 +42,6 @@ _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
 _PER_LAYER = ("layer_types", "no_rope_layers")
 """Lists with an entry for each layer."""
 _DTYPES = ("torch_dtype", "dtype")
-_OF_TOKENIZERS = (
-    *(TOKENIZER, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    "chat_template.jinja",
-)
 
 
 def carried_from(recipe: Recipe, opened: Opened) -> tuple[dict[str, Path], list[str]]:
@@ -91,22 +87,18 @@ def _with_tokenizer(
 ) -> tuple[dict[str, Path], list[str]]:
     """Put in the files of the tokenizer whose tokens the result has, and say whose they are."""
     assert recipe.vocabulary is not None
-    of, speaker = recipe.vocabulary.of, carrier
-    if of != UNION and (chosen := opened.base if of == BASE else opened.models[int(of)]):
-        speaker = chosen
-    folder = folder_of_tokenizer(speaker, TOKENIZER)
-    if folder is None:
+    of = recipe.vocabulary.of
+    number, speaker = carrier_of(recipe, opened)
+    if of != UNION:
+        number, speaker = of, opened.base if of == BASE else opened.models[int(of)]
+    folder = None if speaker is None else folder_of_tokenizer(speaker, TOKENIZER)
+    if folder is None or folder == folder_of(carrier):
         return dict(found), []
-    if speaker is carrier:  # maybe those of its adapter
-        own = {name: folder / name for name in _OF_TOKENIZERS if (folder / name).is_file()}
-        if folder_of(carrier) != folder and not own.keys().isdisjoint(TEMPLATE_FILES):
-            found = {name: path for name, path in found.items() if name not in TEMPLATE_FILES}
-        return {**found, **own}, []
+    # Also that of an adapter, instead of its model's.
     kept = {name: path for name, path in found.items() if not is_of_tokenizer(name)}
     theirs = {str(path.relative_to(folder)): path for path in carried_files(folder)}
     kept |= {name: path for name, path in theirs.items() if is_of_tokenizer(name)}
-    which = "the base" if of == BASE else f"model {of}"
-    return dict(sorted(kept.items())), [f"the tokenizer is that of {which}, {speaker.source}"]
+    return dict(sorted(kept.items())), [f"the tokenizer is that of {label_of(recipe, number)}"]
 
 
 def carrier_of(recipe: Recipe, opened: Opened) -> tuple[int | str, Checkpoint | None]:

@@ -11,12 +11,12 @@ from conjoin.recipes.opening import Opened
 from conjoin.recipes.recipe import Recipe
 from conjoin.recipes.template_form import AUTO, CHAT_TEMPLATES
 
-__all__ = ["TEMPLATE_FILES", "chat_template_of", "with_chat_template"]
+__all__ = ["chat_template_of", "with_chat_template"]
 
 _CONFIGS = ("tokenizer_config.json", "chat_template.json")
 _TEXT = "chat_template.jinja"
-TEMPLATE_FILES = (*_CONFIGS, _TEXT)
-"""Files in which a template may stand; that of the last comes first where there are several."""
+_FILES = (_TEXT, *reversed(_CONFIGS))
+"""Files in which a template may stand; the first that has one says it."""
 
 
 def chat_template_of(
@@ -71,7 +71,7 @@ def _template_beside(checkpoint: Checkpoint) -> str | None:
     """The template in the files beside a model, without spaces at its ends."""
     adapted = folder_of_tokenizer(checkpoint, _CONFIGS[0]) or folder_of(checkpoint)
     for folder in dict.fromkeys((adapted, folder_of(checkpoint))):
-        for name in reversed(TEMPLATE_FILES):
+        for name in _FILES:
             found = None if folder is None else _template_in(folder / name)
             if found is not None:
                 return found

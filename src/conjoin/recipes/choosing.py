@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 from conjoin.recipes.forms import Found
 from conjoin.recipes.problems import Place, Problems, unknown
-from conjoin.recipes.recipe import BASE, UNION, ZERO, Source, TokenRow, Vocabulary
+from conjoin.recipes.recipe import BASE, UNION, ZERO, Recipe, Source, TokenRow, Vocabulary
 from conjoin.recipes.tokens import is_text
 
-__all__ = ["checked_vocabulary", "choose", "default_name", "read_vocabulary"]
+__all__ = ["checked_vocabulary", "choose", "default_name", "label_of", "read_vocabulary"]
 
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _NOTHING: Found[Any] = Found(None, Place())
@@ -28,6 +28,18 @@ def default_name(reference: str) -> str:
     last = path.rpartition("/")[2]
     suffix = next((suffix for suffix in _SUFFIXES if last.endswith(suffix)), "")
     return last.removesuffix(suffix) or last
+
+
+def label_of(recipe: Recipe, which: int | str) -> str:
+    """Give what a model is called in messages: by its reference, as it is written.
+
+    Args:
+        recipe: of which.
+        which: its number, or BASE.
+    """
+    source = recipe.base if which == BASE else recipe.sources[int(which)]
+    name = "the base" if which == BASE else f"model {which}"
+    return f"{name} ({source.reference})" if source is not None else name
 
 
 def choose(

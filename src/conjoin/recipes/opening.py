@@ -16,8 +16,9 @@ from conjoin.checkpoints import (
     open_reference,
 )
 from conjoin.errors import ConjoinError
+from conjoin.recipes.choosing import label_of
 from conjoin.recipes.problems import Problems
-from conjoin.recipes.recipe import Recipe, Source
+from conjoin.recipes.recipe import BASE, Recipe, Source
 from conjoin.recipes.tied_heads import with_heads
 from conjoin.recipes.vocabulary import Matched, match_vocabulary
 from conjoin.streaming import NotedCheckpoint
@@ -89,10 +90,8 @@ def open_sources(
         except ConjoinError as error:
             problems.take(source.place, error)
     problems.raise_if_any()
-    labels = [f"model {k} ({one.reference})" for k, one in enumerate(recipe.sources)]
-    if recipe.base is not None:
-        labels.append(f"the base ({recipe.base.reference})")
-    heads = with_heads(found, labels)
+    numbers = [*range(len(recipe.sources)), *([] if recipe.base is None else [BASE])]
+    heads = with_heads(found, [label_of(recipe, number) for number in numbers])
     found = list(heads.models)
     matched = None
     if recipe.vocabulary is not None:

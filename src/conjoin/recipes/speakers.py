@@ -7,8 +7,9 @@ from typing import Any
 
 from conjoin.checkpoints import Checkpoint, HeadersOnly, Spec, innermost
 from conjoin.recipes.beside import folder_of_tokenizer, parsed_json
+from conjoin.recipes.choosing import label_of
 from conjoin.recipes.problems import Problems
-from conjoin.recipes.recipe import Recipe, Source, Vocabulary
+from conjoin.recipes.recipe import BASE, Recipe, Source, Vocabulary
 from conjoin.recipes.tokens import (
     TOKENIZER,
     added_tokens,
@@ -86,8 +87,7 @@ def look_at(
         recipe: of which.
         problems: where to note what is wrong.
     """
-    which = f"model {number}" if number < len(recipe.sources) else "the base"
-    label = f"{which} ({source.reference})"
+    label = label_of(recipe, number if number < len(recipe.sources) else BASE)
     if isinstance(innermost(model), HeadersOnly):
         problems.add(
             source.place,

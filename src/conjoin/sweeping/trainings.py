@@ -17,6 +17,7 @@ from conjoin.batches import (
     Data,
     batches,
     concatenate,
+    in_shape_of,
     map_inputs,
     pair_of,
     read_logits,
@@ -178,9 +179,7 @@ def squared_error(outputs: Any, targets: Tensor) -> Tensor:
     tensor(2.)
     """
     outputs = read_logits(outputs)
-    outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-    if outputs.shape == (*targets.shape, 1):
-        outputs = outputs.squeeze(-1)
+    outputs = in_shape_of(outputs if outputs.dtype == torch.float64 else outputs.float(), targets)
     if outputs.shape != targets.shape:
         raise DataError(
             f"a regression needs targets of the outputs' shape {list(outputs.shape)}; the training "
