@@ -1,5 +1,6 @@
 """Accuracy and loss against values by hand and against SciPy in float64."""
 
+import copy
 import math
 
 import numpy as np
@@ -346,3 +347,15 @@ def test_an_error_of_the_model_says_which_and_on_what():
     with pytest.raises(RuntimeError) as caught:
         evaluate({"m": nn.Linear(5, 4)}, {"t": _draw(0)})
     assert "This is what Linear raised on a batch of 't'." in caught.value.__notes__
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_members_of_an_ensemble_may_be_on_several_devices():
+    nets, x = [nn.Linear(4, 3), nn.Linear(4, 3)], torch.randn(7, 4)
+    for labels in (torch.arange(7) % 3, torch.randn(7, 3)):
+        expected = evaluate({"both": nets}, {"task": (x, labels)})
+        for spread in ([nets[0], copy.deepcopy(nets[1]).cuda()], [nets[1].cuda(), nets[0]]):
+            found = evaluate({"both": spread}, {"task": (x, labels)})
+            for one, other in zip(found, expected, strict=True):
+                assert one.value == pytest.approx(other.value, rel=1e-5)
+        nets = [net.cpu() for net in nets]

@@ -16,10 +16,13 @@ def program() -> None:
     # NumPy's OpenBLAS starts a thread for each core when it is imported, and each of them waits for
     # work .05 s at full speed before it sleeps. This is the shortest time that it knows.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    from conjoin.cli import main
-
     try:
+        from conjoin.cli import main
+
         main()
+    except KeyboardInterrupt:  # while modules are imported; later the commands see to it
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     except SystemExit as end:
         if sys.argv[1:2] and sys.argv[1] in _QUICK and isinstance(end.code, int | None):
             _leave(end.code or 0)

@@ -21,13 +21,18 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     """Raise if a file cannot be put at `path`, before any work is done for it.
 
     Raises:
-        InputError: the parent folder is missing, or `path` is a folder.
+        InputError: the parent folder is missing, or `path` is a folder, a device or a pipe.
         OutputExistsError: something is there, and it is not to be overwritten.
     """
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: there is no folder {path.parent}; create it first")
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise InputError(
+            f"cannot write {path}: it is a device, a pipe or the like, and would be replaced by a "
+            "file; name a file"
+        )
     if not overwrite and os.path.lexists(path):  # a dangling link counts: it would be replaced
         raise _exists(path)
 

@@ -226,10 +226,14 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
 def _of_batch(members: Sequence[nn.Module], inputs: Inputs, targets: Tensor, task: str) -> Outcomes:
     each = _each_output(members, inputs, task)
     if targets.is_floating_point():
-        return _regression(torch.stack(list(each)).mean(0), targets, task)
+        first, *others = each
+        outputs = torch.stack([first, *(other.to(first.device) for other in others)])
+        return _regression(outputs.mean(0), targets, task)
     labels, log_mean = targets, None
     for output in each:
         output = _at_places(output, targets, task)
+        if log_mean is not None:  # members may be on several devices
+            output = output.to(log_mean.device)
         labels = targets.to(output.device).flatten()
         if targets.dim() > 1 and not (there := labels != _NO_LABEL).all():
             labels, output = labels[there], output[there]

@@ -60,18 +60,17 @@ def test_an_index_and_its_shards(folder: Path) -> None:
     with pytest.raises(KeyError, match="no tensor 'c'"):
         checkpoint["c"]
     with pytest.raises(KeyError, match="no tensor 'c'"):
-        checkpoint.byte_range("c")
+        checkpoint.in_file("c")
     with pytest.raises(InputError, match="not inside tensor 'z'"):
         checkpoint.read("z", 0, 7)
 
 
-def test_byte_ranges_hold_the_bytes(folder: Path) -> None:
+def test_ranges_in_files_hold_the_bytes(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     for name, tensor in checkpoint.items():
-        found = checkpoint.byte_range(name)
+        found = checkpoint.in_file(name)
         assert found is not None
-        path, begin, end = found
-        assert path.read_bytes()[begin:end] == bits(tensor)[2]
+        assert found.file.path.read_bytes()[found.begin : found.end] == bits(tensor)[2]
 
 
 def test_survives_pickling(folder: Path) -> None:
@@ -212,7 +211,7 @@ def test_ties_within_a_shard_need_no_place_in_the_index(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     assert checkpoint.specs["t"].alias_of == "a"
     assert checkpoint["t"].tolist() == [1, 1]
-    assert checkpoint.byte_range("t") == checkpoint.byte_range("a")
+    assert checkpoint.in_file("t") == checkpoint.in_file("a")
 
 
 @pytest.mark.parametrize("size", [0, 5, 60, -1])

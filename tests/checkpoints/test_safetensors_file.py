@@ -94,14 +94,15 @@ def test_views_are_not_copies(path: Path) -> None:
     assert one.data_ptr() == other.data_ptr()
 
 
-def test_byte_ranges(path: Path) -> None:
+def test_ranges_in_the_file(path: Path) -> None:
     checkpoint = SafetensorsFile(path)
     assert checkpoint.files == (path,)
     for name, tensor in checkpoint.items():
-        file, begin, end = checkpoint.byte_range(name)
-        assert file.read_bytes()[begin:end] == bits(tensor)[2]
+        found = checkpoint.in_file(name)
+        assert found.file.path == path
+        assert path.read_bytes()[found.begin : found.end] == bits(tensor)[2]
     with pytest.raises(KeyError, match="no tensor 'c'"):
-        checkpoint.byte_range("c")
+        checkpoint.in_file("c")
 
 
 def test_many_threads_share_one_checkpoint(path: Path) -> None:

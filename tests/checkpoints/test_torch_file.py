@@ -64,7 +64,7 @@ def test_survives_pickling(tmp_path: Path, zipped: bool) -> None:
     assert len(sent) < 1000  # the path, not the tensors
     assert torch.equal(pickle.loads(sent)["w"], checkpoint["w"])
     assert checkpoint.files == (path,)
-    assert checkpoint.byte_range("w") is None
+    assert checkpoint.in_file("w") is None
 
 
 def test_writing_to_a_tensor_does_not_reach_the_file(tmp_path: Path) -> None:

@@ -73,13 +73,36 @@ def test_with_a_base_they_are_the_bases(write, planned):
     assert f"constants that do not fit together are those of the base: {FREQ!r}" in plan.notes
 
 
-def test_what_the_base_alone_has_is_in_no_result(write, planned):
+def test_also_if_the_base_alone_has_them(write, planned, tmp_path):
     write("a")
     write("b")
-    write("base", torch.zeros(2))
+    write("base", torch.arange(2.0))
+    more = {WEIGHT: torch.zeros(2, 2), FREQ: torch.arange(2.0), "x.weight": torch.ones(1)}
+    save(more, tmp_path / "base/model.safetensors", overwrite=True)
     plan = planned(OF_BASE)
-    assert list(plan.merged) == [WEIGHT]
-    assert not any("constants" in note for note in plan.notes)
+    assert set(plan.merged) == {WEIGHT, FREQ}  # no weight of the base alone
+    assert torch.equal(plan.merged[FREQ], torch.arange(2.0))
+    assert f"constants that do not fit together are those of the base: {FREQ!r}" in plan.notes
+    assert list(planned(OF_BASE + "output: {files_from: a}\n").merged) == [WEIGHT]
+
+
+def test_also_in_slices(tmp_path):
+    for name, value in (("a", 1.0), ("base", 3.0)):
+        tensors = {f"model.layers.{n}.mlp.weight": torch.full((2, 2), value) for n in range(3)}
+        if name == "base":
+            freqs = {f"model.layers.{n}.rotary_emb.inv_freq": torch.full((2,), n) for n in range(3)}
+            tensors |= freqs
+        (tmp_path / name).mkdir()
+        save(tensors, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text('{"num_hidden_layers": 3}')
+    (tmp_path / "recipe.yml").write_text(
+        "merge_method: task_arithmetic\nbase_model: base\nparameters: {weight: 1}\nslices:\n"
+        "- sources: [{model: base, layer_range: [0, 1]}, {model: a, layer_range: [0, 1]}]\n"
+        "- sources: [{model: base, layer_range: [2, 3]}, {model: a, layer_range: [2, 3]}]\n"
+    )
+    merged = make_plan(read_recipe(tmp_path / "recipe.yml")).merged
+    found = [int(merged[f"model.layers.{n}.rotary_emb.inv_freq"][0]) for n in range(2)]
+    assert found == [0, 2]
 
 
 def test_a_rule_of_the_recipe_comes_first(write, planned):

@@ -345,3 +345,12 @@ def test_values_are_those_of_the_reference(
     densities = density if isinstance(density, tuple) else (density,) * len(models)
     wanted = [(expected(d, shared, 1.0), expected(w, 1.0, 1.0)) for d, w in models]
     assert list(zip(densities, weights, strict=True)) == [pytest.approx(pair) for pair in wanted]
+
+
+def test_numbers_and_truth_values_as_text(tmp_path: Path):
+    text = "models: [{{model: a, parameters: {{weight: {}}}}}]\nmerge_method: linear\n"
+    text += "parameters: {{normalize: {}}}\n"
+    expected = read(text.format("0.5", "true"), tmp_path)
+    for weight, flag in (("'0.5'", "yes"), ('"5e-1"', "'True'"), ("['0.5']", "On")):
+        assert read(text.format(weight, flag), tmp_path).canonical() == expected.canonical()
+    assert read(text.format("0.5", "no"), tmp_path).canonical() != expected.canonical()

@@ -64,14 +64,13 @@ REFUSED = {
         "1: 'a' has, for tensors that no filter matches, no 'weight'",
     ),
     "no t": (SLERP, "1: '[ab]' has no 't', which slerp needs"),
-    "no base": (HEAD + "merge_method: ties\n", "1: ties merges changes from a common base"),
+    "no base": (
+        HEAD + "merge_method: ties\n",
+        "1: ties merges changes from a common base; it needs `base_model:`",
+    ),
     "a base that would be merged": (
         HEAD + "merge_method: linear\nbase_model: c\n",
         "3: linear has no base",
-    ),
-    "a tokenizer of nobody": (
-        HEAD + "merge_method: linear\ntokenizer_source: c\n",
-        "3: 'c' is none of",
     ),
     "a tokenizer of a base that is not there": (
         HEAD + "merge_method: linear\ntokenizer: {source: base}\n",
@@ -105,6 +104,64 @@ REFUSED = {
     "a value that is text": (
         HEAD + "merge_method: linear\nparameters: {normalize: x}\n",
         "3: .*expected a num",
+    ),
+    "a number that is none": (
+        HEAD + "merge_method: linear\nparameters: {weight: '0,5'}\n",
+        "3: .*'0,5'",
+    ),
+    "a parameter of another program": (
+        HEAD + "merge_method: linear\nparameters: {int_space: cs}\n",
+        "3: unknown parameter 'int_space'. Allowed here: weight, normalize. mergekit ignores it",
+    ),
+    "a parameter with parts": (
+        HEAD + "merge_method: ties\nbase_model: o\nparameters: {dare: {drop_rate: 0.9}}\n",
+        "4: unknown parameter 'dare'",
+    ),
+    "a dtype among the parameters": (
+        HEAD + "merge_method: linear\nparameters: {dtype: bfloat16}\n",
+        "3: 'dtype' is no parameter, and mergekit ignores it here; write it at the top",
+    ),
+    "a weight beside its model": (
+        "models:\n- model: a\n  weight: 1\nparameters: {weight: 2}\nmerge_method: linear\n",
+        "3: weight: mergekit ignores this parameter here; write it .* under `parameters:`",
+    ),
+    "a parameter at the top": (
+        HEAD + "merge_method: sce\nbase_model: o\nselect_topk: 0.2\n",
+        "4: select_topk: mergekit ignores this parameter here",
+    ),
+    "a revision beside its model": (
+        "slices:\n- sources:\n  - model: a\n    revision: v0\n    layer_range: [0, 2]\n"
+        "merge_method: passthrough\n",
+        "4: revision: mergekit ignores this key; write `model: NAME@REVISION`",
+    ),
+    "a method of one slice": (
+        "slices:\n- sources: [{model: a, layer_range: [0, 2]}]\n  merge_method: linear\n"
+        "merge_method: passthrough\n",
+        "3: merge_method: mergekit ignores this key here; all slices are merged by one method",
+    ),
+    "bases of slices": (
+        "slices:\n- base_model: a\n"
+        "  sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]\n"
+        "- base_model: b\n"
+        "  sources: [{model: a, layer_range: [1, 2]}, {model: b, layer_range: [1, 2]}]\n"
+        "merge_method: ties\nparameters: {weight: 1}\n",
+        "4: a slice of ties cannot have a base of its own",
+    ),
+    "experts": (
+        "base_model: a\ngate_mode: hidden\nexperts: [{source_model: b}]\n",
+        "1: this is a file of mergekit-moe",
+    ),
+    "experts as a method": (
+        "merge_method: moe\nbase_model: a\nexperts: [{source_model: b}]\n",
+        "1: this is a file of mergekit-moe",
+    ),
+    "a search": (
+        "genome: {models: [a, b], merge_method: dare_ties, base_model: c}\ntasks: [{name: x}]\n",
+        "1: this is a file of mergekit-evolve, which searches for a recipe",
+    ),
+    "no method": (
+        "models: [{model: a}]\nbase_model: b\n",
+        "1: a recipe of mergekit needs the key 'merge_method'",
     ),
     "an empty gradient": (
         HEAD + "merge_method: linear\nparameters: {weight: []}\n",

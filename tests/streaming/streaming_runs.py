@@ -29,7 +29,8 @@ few = settings(deadline=None, max_examples=25)
 def small_blocks() -> Iterator[None]:
     """Blocks so small that tensors of a few hundred elements have many, and are several jobs."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("merging.blocks", "merging.merged", "merging.summaries"):
+        for name in ("blocks", "merged", "summaries", "over_files"):
+            name = f"merging.{name}"
             patch.setattr(importlib.import_module(f"conjoin.{name}"), "BLOCK", BLOCK)
         for name in ("streaming.noted", "streaming.running"):
             patch.setattr(importlib.import_module(f"conjoin.{name}"), "BLOCK", BLOCK)

@@ -32,7 +32,7 @@ def test_every_byte_is_told_once_and_before_its_job(tmp_path, monkeypatch):
         ahead.reached(index)
         assert len(told) == 2 * min(index + 2, len(jobs))  # two files, one job ahead
     ahead.close()
-    begin = models[0].byte_range("w")[1]
+    begin = models[0].in_file("w").begin
     starts = [begin + 2 * 128 * number for number in range(4)]
     counts = [256, 256, 256, 2 * (500 - 3 * 128)]
     pairs = zip(starts, counts, strict=True)

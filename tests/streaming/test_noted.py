@@ -88,7 +88,7 @@ def test_it_is_the_other_checkpoint_in_every_respect(tmp_path):
     assert noted.specs == inner.specs
     assert noted.metadata == inner.metadata
     assert (noted.source, noted.files) == (inner.source, inner.files)
-    assert noted.byte_range("w") == inner.byte_range("w")
+    assert noted.in_file("w") == inner.in_file("w")
     assert noted.reads_ranges("w") is inner.reads_ranges("w")
 
 

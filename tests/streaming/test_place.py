@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
+from conjoin.checkpoints import save
 from conjoin.errors import InputError, OutputExistsError, StageError
 from conjoin.streaming import check_out, partial_of, run_place
 
@@ -373,3 +375,15 @@ def test_a_disk_that_fails_at_the_end_leaves_all_that_was_done(tmp_path, monkeyp
         assert place.plan() == {"hash": "h"}
         place.finish(overwrite=False, single=None)
     assert (out / WEIGHTS).read_bytes() == b"new"
+
+
+def test_pipes_and_devices_are_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    with pytest.raises(OutputExistsError):
+        check_out(pipe, overwrite=False)
+    with pytest.raises(InputError, match="a pipe or the like, which is never replaced"):
+        check_out(pipe, overwrite=True)
+    with pytest.raises(InputError, match="a device, a pipe"):
+        save({"w": torch.zeros(2)}, pipe, overwrite=True)
+    assert pipe.is_fifo()

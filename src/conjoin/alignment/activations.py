@@ -95,6 +95,7 @@ def correlate(
                 calls = zip(*(found.get(name, ()) for found in seen), strict=True)
                 for call, (one, two) in enumerate(calls):
                     _check_finite(name, one, two)
+                    two = two.to(one.device)
                     for number, (key, a, b) in enumerate(_features(one, two, axis, part, layout)):
                         sums.setdefault((f"{name} {call} {number}", key), _Sums()).add(a, b)
             examples += size_of(batch)

@@ -9,7 +9,7 @@ from typing import Any, overload
 from torch import Tensor, nn
 
 from conjoin.alignment.activations import Correlations, correlate
-from conjoin.alignment.blocks import Block, blocks_of
+from conjoin.alignment.blocks import Block, beside, blocks_of
 from conjoin.alignment.by_outputs import nearest_first
 from conjoin.alignment.learned import learn
 from conjoin.alignment.matched import Alignment, Matched, cosines_of, mutual_of
@@ -155,7 +155,8 @@ def align(
         example_inputs, data = with_example(data)
     layout = _layout(given[0], example_inputs, symmetries)
     names = _names(layout, checkpoints, labels)
-    blocks = [blocks_of(layout, one, one, names) for one in checkpoints]
+    beside_first = (beside(checkpoints[0], one, names) for one in checkpoints)
+    blocks = [blocks_of(layout, one, one, names) for one in beside_first]
     fire = _correlations(given, layout, data) if share > 0 and data is not None else {}
     left = 1 - share if share < 1 else LEAST
     found = _searched(layout, blocks, fire, left, starts, seed, progress)
@@ -165,9 +166,8 @@ def align(
         search = Models(layout, _scaled(blocks, left), fire)
         found = _learned(_modules(given), search, found, data, seed, progress)
     alike = Models(layout, blocks, {})
-    reports = [
-        _reported(alike, number, found, began) for number in range(0 if several else 1, len(given))
-    ]
+    numbers = range(0 if several else 1, len(given))
+    reports = [_reported(alike, number, found, began) for number in numbers]
     return reports if several else reports[0]
 
 

@@ -97,6 +97,10 @@ def examples_of(
             statistics of a batch are of both; what is left over of the longer list is left out.
         loss: for one of the caller's own, the models are not run.
     """
+    device = device_of(models[0]) or torch.device("cpu")
+
+    def here(batch: Any) -> Inputs:
+        return map_inputs(inputs_of(batch), lambda tensor: tensor.to(device))
 
     def term(batch: Any, which: tuple[int, ...]) -> Term:
         inputs = inputs_of(batch)
@@ -108,9 +112,7 @@ def examples_of(
         if own is None:
             return [Example(inputs_of(batch), (term(batch, (0, 1)),)) for batch in data]
         return [
-            Example(
-                concatenate([inputs_of(one), inputs_of(two)]), (term(one, (0,)), term(two, (1,)))
-            )
+            Example(concatenate([here(one), here(two)]), (term(one, (0,)), term(two, (1,))))
             for one, two in zip(data, own, strict=False)
         ]
 

@@ -10,7 +10,15 @@ from torch import Tensor
 from conjoin.symmetry.groups import Group, Layout, Part
 from conjoin.symmetry.reordering import Orders, change_boxes, place_of, reorder_axes
 
-__all__ = ["Block", "blocks_of", "boxes_of", "inner_product", "pinned_holders", "reordered"]
+__all__ = [
+    "Block",
+    "beside",
+    "blocks_of",
+    "boxes_of",
+    "inner_product",
+    "pinned_holders",
+    "reordered",
+]
 
 Box = tuple[Tensor, tuple[str | None, ...], tuple[int, ...]]
 """(box, name of the group in each axis or None, dimension that each axis is a part of)."""
@@ -73,6 +81,13 @@ def blocks_of(
                 block = Block(name, kept, dims, one.float(), two.float(), 1.0)
                 found.setdefault(name.rpartition(".")[0], []).append(block)
     return [replace(block, scale=_scale(layer)) for layer in found.values() for block in layer]
+
+
+def beside(
+    reference: Mapping[str, Tensor], other: Mapping[str, Tensor], names: Iterable[str]
+) -> dict[str, Tensor]:
+    """Give tensors of another model, on the devices of those of the reference."""
+    return {name: other[name].to(reference[name].device) for name in names}
 
 
 def pinned_holders(groups: Mapping[str, Group]) -> set[str]:

@@ -15,7 +15,7 @@ tensors are tied is known before any data are read, from `specs`.
 from conjoin.checkpoints.adapter import open_adapter
 from conjoin.checkpoints.carried import carried_files, is_of_tokenizer
 from conjoin.checkpoints.checkpoint import Checkpoint, cut_at_multiples
-from conjoin.checkpoints.descriptors import files_kept_open
+from conjoin.checkpoints.descriptors import FileRange, files_kept_open
 from conjoin.checkpoints.memory import MemoryCheckpoint
 from conjoin.checkpoints.module import from_module
 from conjoin.checkpoints.names import closest_name, describe_name_difference, match_names
@@ -34,6 +34,7 @@ from conjoin.checkpoints.writer import save
 
 __all__ = [
     "Checkpoint",
+    "FileRange",
     "HeadersOnly",
     "Kind",
     "MemoryCheckpoint",

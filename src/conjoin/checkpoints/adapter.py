@@ -23,6 +23,7 @@ from torch import Tensor
 
 from conjoin.checkpoints.adapter_config import AdapterConfig, read_adapter_config
 from conjoin.checkpoints.checkpoint import Checkpoint
+from conjoin.checkpoints.descriptors import FileRange
 from conjoin.checkpoints.file import open_file
 from conjoin.checkpoints.folder import check_within
 from conjoin.checkpoints.names import closest_name
@@ -108,10 +109,10 @@ class Adapted(Checkpoint):
             return self._adapter.reads_ranges(key)
         return self._base.reads_ranges(name)
 
-    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
+    def in_file(self, name: str) -> FileRange | None:
         self.spec_of(name)
         untouched = name not in self._changes and name not in self._replaced
-        return self._base.byte_range(name) if untouched else None
+        return self._base.in_file(name) if untouched else None
 
     def __getitem__(self, name: str) -> Tensor:
         spec = self.spec_of(name)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from conjoin.checkpoints.descriptors import FileRange
 from conjoin.checkpoints.names import closest_name
 from conjoin.checkpoints.spec import Spec
 from conjoin.errors import InputError
@@ -76,11 +77,11 @@ class Checkpoint(Mapping[str, Tensor], ABC):
         self.spec_of(name)
         return True
 
-    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
-        """Return (file, begin, end): where the bytes of a tensor lie, as they are, in a file.
+    def in_file(self, name: str) -> FileRange | None:
+        """Say where the elements of a tensor lie in a file, in their order and dtype.
 
-        None means that the tensor is computed, in memory, or stored in another way. A caller may
-        tell the system what it will read; it still reads by `read`.
+        None means that the tensor is computed, in memory, or stored in another way. What is read
+        there is what `read` gives.
 
         Raises:
             KeyError: no tensor has this name.

@@ -5,8 +5,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["files_kept_open", "opened_file", "read_into"]
+from conjoin.errors import CheckpointError
+
+__all__ = ["FileRange", "KnownFile", "files_kept_open", "opened_file", "read_into"]
 
 _MOST = 8
 """Files that a thread keeps open: a merge has a few models, and a system may allow few files."""
@@ -71,3 +75,66 @@ def read_into(file: io.FileIO, target: memoryview, offset: int) -> bool:
             return False
         target, offset = target[count:], offset + count
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A file that has to stay what it was when it was opened first.
+
+    Args:
+        path: of the file.
+        identity: what it was (`KnownFile.of`).
+    """
+
+    path: Path
+    identity: tuple[int, ...]
+
+    @classmethod
+    def of(cls, path: Path, file: io.BufferedIOBase | io.FileIO) -> "KnownFile":
+        """Take note of an open file."""
+        return cls(path, _identity(file.fileno()))
+
+    @contextmanager
+    def opened(self) -> Iterator[io.FileIO]:
+        """Give the file, or one that is kept open; whoever reads it asks `check`, before and after.
+
+        Raises:
+            CheckpointError: it cannot be opened.
+        """
+        with opened_file(self, self._open) as file:
+            yield file
+
+    def check(self, file: io.FileIO) -> None:
+        """Raise a CheckpointError if it has changed, or is another file now."""
+        if _identity(file.fileno()) != self.identity:
+            raise CheckpointError(
+                f"{self.path} has changed since it was opened; open it again to read what it "
+                "holds now"
+            )
+
+    def _open(self) -> io.FileIO:
+        try:
+            return io.FileIO(self.path)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read {self.path} again: {error.strerror or error}"
+            ) from error
+
+
+def _identity(descriptor: int) -> tuple[int, ...]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Where the bytes of a tensor lie in a file, as they are.
+
+    Args:
+        file: that holds them.
+        begin, end: of the range, in bytes.
+    """
+
+    file: KnownFile
+    begin: int
+    end: int

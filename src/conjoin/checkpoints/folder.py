@@ -10,6 +10,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from conjoin.checkpoints.checkpoint import Checkpoint
+from conjoin.checkpoints.descriptors import FileRange
 from conjoin.checkpoints.file import open_file
 from conjoin.checkpoints.layout import Layout, choose_weights, shard_order
 from conjoin.checkpoints.names import closest_name
@@ -78,9 +79,9 @@ class Folder(Checkpoint):
         self.spec_of(name)
         return self._shards[name].reads_ranges(name)
 
-    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
+    def in_file(self, name: str) -> FileRange | None:
         self.spec_of(name)
-        return self._shards[name].byte_range(name)
+        return self._shards[name].in_file(name)
 
 
 def open_folder(path: str | os.PathLike[str], *, entry: str | None = None) -> Folder:

@@ -6,7 +6,6 @@ import mmap
 import os
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoints.checkpoint import Checkpoint, cut_at_multiples
-from conjoin.checkpoints.descriptors import opened_file, read_into
+from conjoin.checkpoints.descriptors import FileRange, KnownFile, read_into
 from conjoin.checkpoints.foreign import explain_foreign
 from conjoin.checkpoints.safetensors_header import Entry, read_header
 from conjoin.checkpoints.spec import Spec, kind_by_name
@@ -55,7 +54,7 @@ class SafetensorsFile(Checkpoint):
         self._path = Path(path)
         try:
             with self._path.open("rb") as file:
-                self._identity = _identify(file.fileno())
+                self._file = KnownFile.of(self._path, file)
                 foreign = explain_foreign(file.read(64))
                 if foreign is not None:
                     raise CheckpointError(f"{path} is no safetensors file: {foreign}")
@@ -96,9 +95,9 @@ class SafetensorsFile(Checkpoint):
     def files(self) -> tuple[Path, ...]:
         return (self._path,)
 
-    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
+    def in_file(self, name: str) -> FileRange | None:
         entry = self._entry(name)
-        return self._path, entry.begin, entry.end
+        return FileRange(self._file, entry.begin, entry.end)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._path,)  # a worker process opens and maps the file itself
@@ -121,8 +120,8 @@ class SafetensorsFile(Checkpoint):
         entry = self._entry(name)
         out = torch.empty(stop - start, dtype=entry.dtype)
         target = out.view(torch.uint8).numpy().data
-        with self._opened() as file:
-            self._check(file)
+        with self._file.opened() as file:
+            self._file.check(file)
             self._read_into(file, target, entry, start, name)
         return out
 
@@ -136,12 +135,12 @@ class SafetensorsFile(Checkpoint):
         for begin, end in cut_at_multiples(start, stop, size):
             count = end - begin
             # Not held open between blocks, but by `files_kept_open`: there may be many models.
-            with self._opened() as file:
+            with self._file.opened() as file:
                 if file is not last:
-                    self._check(file)
+                    self._file.check(file)
                 self._read_into(file, target[: count * itemsize], entry, begin, name)
                 if end == stop:
-                    self._check(file)
+                    self._file.check(file)
                 last = file
             yield room if count == most else room[:count]
 
@@ -149,7 +148,7 @@ class SafetensorsFile(Checkpoint):
         self, file: io.FileIO, target: memoryview, entry: Entry, start: int, name: str
     ) -> None:
         if not read_into(file, target, entry.begin + start * entry.dtype.itemsize):
-            self._check(file)
+            self._file.check(file)
             raise CheckpointError(f"{self._path} ends within tensor {name!r}")
 
     def sample(self, name: str, start: int, stop: int, step: int) -> Tensor:
@@ -163,43 +162,20 @@ class SafetensorsFile(Checkpoint):
     def _entry(self, name: str) -> Entry:
         return self._entries[self.spec_of(name).alias_of or name]
 
-    def _opened(self) -> AbstractContextManager[io.FileIO]:
-        return opened_file((self._path, self._identity), self._open)
-
-    def _open(self) -> io.FileIO:
-        try:
-            return io.FileIO(self._path)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot read {self._path} again: {error.strerror or error}"
-            ) from error
-
-    def _check(self, file: io.FileIO) -> None:
-        if _identify(file.fileno()) != self._identity:
-            raise CheckpointError(
-                f"{self._path} has changed since it was opened; open it again to read what it "
-                "holds now"
-            )
-
     def _mapped(self) -> mmap.mmap | None:
         # The tensors own the map, and this object only finds it again: a program that goes through
         # a large file one tensor at a time gives the pages back, and keeps no file open. Two
         # threads may both find none and map the file twice: each tensor owns the map it lies in.
         mapped = None if self._map is None else self._map()
         if mapped is None:
-            with self._opened() as file:
-                self._check(file)
+            with self._file.opened() as file:
+                self._file.check(file)
                 try:
                     mapped = _map_privately(file.fileno())
                 except OSError:
                     return None  # no address space, or no mapping on this file system: read instead
             self._map = weakref.ref(mapped)
         return mapped
-
-
-def _identify(descriptor: int) -> tuple[int, ...]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _map_privately(descriptor: int) -> mmap.mmap:

@@ -9,6 +9,7 @@ but for sums over a whole tensor or row, whose last bits differ.
 """
 
 from conjoin.compiled.counting import count_patterns
+from conjoin.compiled.files import Passed, Stretch, run_over_files
 from conjoin.compiled.library import load_library
 from conjoin.compiled.matrices import add_scored_changes, divergence_of_rows, scores_of_changes
 from conjoin.compiled.program import Program, Run
@@ -17,13 +18,16 @@ from conjoin.compiled.tracing import Recorder
 
 __all__ = [
     "LEAST",
+    "Passed",
     "Program",
     "Programs",
     "Recorder",
     "Run",
+    "Stretch",
     "add_scored_changes",
     "count_patterns",
     "divergence_of_rows",
     "load_library",
+    "run_over_files",
     "scores_of_changes",
 ]

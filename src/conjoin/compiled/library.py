@@ -56,4 +56,9 @@ def load_library() -> ctypes.CDLL | None:
     library.conjoin_scores.argtypes = (*both, pointer, size, size, pointer)
     library.conjoin_add_scored.restype = integer
     library.conjoin_add_scored.argtypes = (*both, pointer, size, size, real, pointer)
+    library.conjoin_files.restype = integer
+    library.conjoin_files.argtypes = (
+        *(pointer, integer, pointer, integer, pointer, pointer, integer),
+        *(size, size, pointer, pointer, pointer),
+    )
     return library

@@ -9,6 +9,7 @@
    Nothing here knows of methods, files or Python; nothing is allocated or kept. */
 
 #include "numbers.h"
+#include "program.h"
 
 enum { REGISTERS = 48 };
 
@@ -28,15 +29,6 @@ enum {
 #endif
 uint32_t conjoin_source(void) { return SOURCE; }
 
-typedef struct {
-    int32_t operation;
-    int32_t to;     /* register; of STORE, an output; of sums, their number */
-    int32_t from;   /* register; of LOAD, an input */
-    int32_t other;  /* register, or -1: the constant */
-    int32_t third;  /* register of ADD_SCALED's and SELECT's second number; of LOAD and STORE, a dtype */
-    float constant;
-} Instruction;
-
 #define EACH(expression) for (int i = 0; i < TILE; i++) to[i] = (expression)
 /* Of registers, or of a register and the constant. */
 #define BINARY(operator)                          \
@@ -51,8 +43,6 @@ typedef struct {
     if (other) EACH(from[i] operator other[i] || from[i] != from[i] ? from[i] : other[i]); \
     else EACH(from[i] operator constant || from[i] != from[i] ? from[i] : constant)
 
-/* Run a program over `count` elements, and give which of its numbers were not finite. Sums are
-   added to what is in `sums`. */
 int conjoin_run(const Instruction *program, int length, const void *const *inputs,
                 void *const *outputs, double *sums, int64_t count) {
     static const int most = TILE;

@@ -133,11 +133,10 @@ class Coupling:
         check_one_dtype(self._members, shared_names(strength, self._layers, self._tensor_names))
         if start == "shared":
             check_start(self._members, coupled)
-        self._at_once = rows_of(self._members[0].parameters[name].numel() for name in coupled)
-        self._center = {
-            name: self._members[0].parameters[name].detach().clone()
-            for name in (coupled if rule.center else ())
-        }
+        own = self._members[0].parameters
+        self._largest = max((own[name].numel() for name in coupled), default=0)
+        kept = coupled if rule.center else ()
+        self._center = {name: own[name].detach().clone() for name in kept}
         # After all checks: a coupling that is refused leaves nothing behind in the optimizers.
         self._counters = count_steps(self._members)
 
@@ -377,7 +376,8 @@ class Coupling:
         if self._rule.steps:
             pairs = zip(self._counters, groups, strict=True)
             steps = [counter.effective(name, numbers) for counter, numbers in pairs]
-        pull_tensor(self._rule, strength, parameters, steps, self._center.get(name), self._at_once)
+        at_once = rows_of(self._largest, parameters[0].device)
+        pull_tensor(self._rule, strength, parameters, steps, self._center.get(name), at_once)
 
     def _check_tied(self) -> None:
         """Raise an InputError if what is one tensor differs between models."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from conjoin.batches import Data, Inputs, run_model, with_example
+from conjoin.batches import Data, Inputs, device_of, run_model, with_example
 from conjoin.errors import InputError
 from conjoin.evaluation import evaluating
 from conjoin.merging import merge
@@ -30,7 +30,7 @@ def hand_over(
         private: names of the parameters that each model keeps.
         data: of each model, in their order.
     """
-    modules = [copy.deepcopy(module) for module in models.values()]
+    modules = _on_one_device([copy.deepcopy(module) for module in models.values()])
     needs_statistics = has_batchnorm(modules[0])
     if data and len(data) != len(models):
         raise InputError(
@@ -71,6 +71,12 @@ def hand_over(
     if has_batchnorm(trunk):
         trunk = reestimate_batchnorm(trunk, *data)
     return MultiHead(trunk, heads)
+
+
+def _on_one_device(modules: Sequence[nn.Module]) -> list[nn.Module]:
+    """Bring models to where the first one is; one may be spread over devices as all are."""
+    home = device_of(modules[0])
+    return [one if device_of(one) == home else one.to(home) for one in modules]
 
 
 def _networks(

@@ -185,7 +185,7 @@ def check_coupled(members: Sequence[Member], names: Iterable[str]) -> None:
 
 
 def check_one_dtype(members: Sequence[Member], names: Iterable[str]) -> None:
-    """Raise if tensors that are to be one (strength infinity) have several dtypes.
+    """Raise if tensors that are to be one (strength infinity) differ in dtype or kind of device.
 
     Raises:
         MismatchError: with what to do.
@@ -198,6 +198,15 @@ def check_one_dtype(members: Sequence[Member], names: Iterable[str]) -> None:
                 f"{name!r} is shared (strength infinity), so that each model holds the same bits, "
                 f"but its dtypes differ: {shown}. Give all models one dtype, as module.float() "
                 "does, or use a large finite strength, such as 1e6"
+            )
+        devices = {member.name: member.parameters[name].device for member in members}
+        if len({device.type for device in devices.values()}) > 1:
+            shown = ", ".join(f"{device} in {member!r}" for member, device in devices.items())
+            raise MismatchError(
+                f"{name!r} is shared (strength infinity), so that each model holds the same bits, "
+                f"but its devices are of several kinds, which round differently: {shown}. Bring "
+                "all models to one kind, as module.to(device) does, or use a large finite "
+                "strength, such as 1e6"
             )
 
 

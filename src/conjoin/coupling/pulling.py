@@ -1,6 +1,6 @@
 """A rule of `pulls` applied to the parameters of several models, and the penalty in its place."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -12,20 +12,28 @@ from conjoin.coupling.pulls import JOINT, Rule, joint_of_two
 __all__ = ["average", "penalty_of", "pull_tensor", "rows_of"]
 
 ROWS = (1 << 14, 1 << 18)
-"""Elements of a tensor that are pulled at a time, at least and at most."""
+"""Elements of a tensor that are pulled at a time on a CPU, at least and at most."""
+
+FEWEST_ELSEWHERE = 1 << 20
+"""Elements at least on other devices, which wait for every operation longer than they compute."""
 
 
-def rows_of(sizes: Iterable[int]) -> int:
+def rows_of(largest: int, device: torch.device) -> int:
     """Give the elements to pull at a time, so that four copies of them are one of the largest.
 
-    Args:
-        sizes: elements of each tensor.
+    On a CPU no more than what stays in its cache.
 
-    >>> rows_of([64, 1_000_000])
-    250000
+    Args:
+        largest: elements of the largest tensor.
+        device: where they are pulled.
+
+    >>> rows_of(1_000_000, torch.device("cpu")), rows_of(80_000_000, torch.device("cuda"))
+    (250000, 20000000)
     """
+    if device.type != "cpu":
+        return max(FEWEST_ELSEWHERE, largest // 4)
     fewest, most = ROWS
-    return max(fewest, min(most, max(sizes, default=0) // 4))
+    return max(fewest, min(most, largest // 4))
 
 
 def pull_tensor(

@@ -184,10 +184,17 @@ def check_still_equal(members: Sequence[Member], shared: Sequence[str]) -> None:
             other = member.parameters[name].to(one.device)
             # NaN in all models is a training that failed, which is not for here to say.
             if not torch.equal(one, other) and not _is_nan_alike(one, other):
+                devices = one.device, member.parameters[name].device
                 raise InputError(
                     f"{name!r} is shared (strength infinity), but differs between {first.name!r} "
-                    f"and {member.name!r} after a step. Clip gradients before share_gradients(), "
-                    "not after, step all optimizers, and change weights nowhere else"
+                    f"and {member.name!r} after a step. "
+                    + (
+                        f"They are on {devices[0]} and {devices[1]}, which may round differently: "
+                        "bring both to one device, or use a large finite strength, such as 1e6"
+                        if devices[0] != devices[1]
+                        else "Clip gradients before share_gradients(), not after, step all "
+                        "optimizers, and change weights nowhere else"
+                    )
                 )
 
 

@@ -12,7 +12,7 @@ from conjoin.batches import Data, Inputs, device_of, map_inputs, size_of
 from conjoin.data_statistics.execution import Program
 from conjoin.data_statistics.layers import Layer, layers_of
 from conjoin.data_statistics.watching import without_fast_path
-from conjoin.errors import InputError
+from conjoin.errors import InputError, MismatchError
 from conjoin.fitting.folding import Folding, fold, folding_of
 from conjoin.repairing.held_out import read, split
 from conjoin.repairing.parents import check_function
@@ -138,7 +138,7 @@ def prepare(
         raise InputError(f"align= needs an Alignment of each of the {count} models")
     for number, model in enumerate(models):
         check_weights(model, f"model {number}")
-    device = device_of(models[0]) or torch.device("cpu")
+    device = _one_device(models)
     sets = [
         [map_inputs(batch, lambda t: precise(t.to(device))) for batch in part]
         for part in read(data, count, examples, 250)
@@ -184,6 +184,17 @@ def precise(tensor: Tensor) -> Tensor:
     """Give a tensor as float32, if its own precision is lower."""
     low = tensor.is_floating_point() and tensor.dtype.itemsize < 4
     return tensor.float() if low else tensor
+
+
+def _one_device(models: Sequence[nn.Module]) -> torch.device:
+    found = [device_of(model) or torch.device("cpu") for model in models]
+    for number, device in enumerate(found):
+        if device != found[0]:
+            raise MismatchError(
+                f"model 0 is on the device {found[0]}, and model {number} on {device}; bring the "
+                "networks to one device first: model.to(...)"
+            )
+    return found[0]
 
 
 def _precise_module(module: nn.Module) -> nn.Module:

@@ -10,10 +10,11 @@ from conjoin.arguments import plain
 from conjoin.checkpoints import Checkpoint, Kind, Spec, describe_name_difference, match_names
 from conjoin.errors import InputError, MismatchError
 
-__all__ = ["agree", "check_ties", "kept_names", "label"]
+__all__ = ["agree", "check_plain", "check_ties", "kept_names", "label"]
 
 # An error shows the first few tensors that do not fit.
 SHOWN = 5
+_PARAMETRIZED = re.compile(r"(^|\.)parametrizations\.[^.]+\.original\d*$")
 _OF_TOKENS = re.compile(r"embed|wte|shared|lm_head|predictions")
 """Names of what has a row for each token."""
 
@@ -72,6 +73,30 @@ def agree(
         floating = _is_merged(spec)
         specs[name] = replace(spec, dtype=dtype) if dtype is not None and floating else spec
     return specs
+
+
+def check_plain(specs: Mapping[str, Spec], kept: Mapping[str, int]) -> None:
+    """Refuse the parts of weights that a module computes: their mean is another weight.
+
+    By the names of torch.nn.utils: parametrizations, the older weight_norm and spectral_norm, and
+    pruning.
+
+    Raises:
+        InputError: there are such tensors, which are not kept as they are.
+    """
+    for name in specs:
+        stem, _, end = name.rpartition("_")
+        others = {"v": ("g",), "orig": ("mask", "u")}.get(end, ())
+        beside = stem.endswith("weight") and any(f"{stem}_{other}" in specs for other in others)
+        if name not in kept and (beside or _PARAMETRIZED.search(name)):
+            raise InputError(
+                f"{name!r} is a part of a weight that is computed when the model runs "
+                "(weight_norm, spectral_norm, pruning or another parametrization), and the mean of "
+                "the parts gives another weight than the mean of weights. Make it plain in every "
+                "model, and save them again: torch.nn.utils.parametrize.remove_parametrizations, "
+                "remove_weight_norm, remove_spectral_norm, prune.remove; or keep what belongs to "
+                "it of one model: keep={pattern: number}"
+            )
 
 
 def _is_merged(spec: Spec) -> bool:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from conjoin.arguments import as_dtype, as_mapping, as_numbers, as_whole, plain
-from conjoin.checkpoints import Checkpoint, Kind, MemoryCheckpoint, as_checkpoint, override_kinds
+from conjoin.checkpoints import (
+    Checkpoint,
+    FileRange,
+    Kind,
+    MemoryCheckpoint,
+    as_checkpoint,
+    override_kinds,
+)
 from conjoin.errors import InputError, MethodError
 from conjoin.merging.agreement import kept_names
 from conjoin.merging.merged import Merged
@@ -253,8 +260,8 @@ class _Relabelled(Checkpoint):
     def reads_ranges(self, name: str) -> bool:
         return self._inner.reads_ranges(name)
 
-    def byte_range(self, name: str) -> tuple[pathlib.Path, int, int] | None:
-        return self._inner.byte_range(name)
+    def in_file(self, name: str) -> FileRange | None:
+        return self._inner.in_file(name)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._inner[name]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec, files_kept_open
-from conjoin.compiled import Program, Programs, Run
+from conjoin.compiled import Passed, Program, Programs, Run, Stretch
 from conjoin.errors import MethodError, MismatchError, NonFiniteError
 from conjoin.merging.blocks import (
     BLOCK,
@@ -22,6 +22,7 @@ from conjoin.merging.blocks import (
     read_inputs,
     read_source,
 )
+from conjoin.merging.over_files import run_from_files
 from conjoin.merging.rounding import rounded, summable
 from conjoin.merging.summaries import Summaries
 from conjoin.merging.task import Rule, Source, Task, may_be_compiled, working_dtype
@@ -118,6 +119,25 @@ class Merged(Checkpoint):
         for span, raw in read_blocks(task.inputs, start, stop, held):
             made = run(raw, self._generator(name, task, span))
             yield self._by_torch(name, task, span, held) if made is None else made
+
+    def write(self, name: str, start: int, stop: int, output: Stretch) -> Passed | None:
+        """Make the elements `start:stop` of a tensor out of files, into a file.
+
+        Args:
+            name: of the tensor.
+            start: of a block.
+            stop: end of a block.
+            output: where the result goes.
+
+        Returns:
+            None if that cannot be done without tensors, or if there is something wrong with the
+            numbers or files, which `blocks` will say; parts may be written by then.
+        """
+        name, task = self._task(name)
+        program = self._program(name, task) if _in_whole_blocks(task, start, stop) else None
+        if program is None:
+            return None
+        return run_from_files(program, task.inputs, start, stop, output=output)
 
     def reads_ranges(self, name: str) -> bool:
         task = self._task(name)[1]

@@ -9,7 +9,7 @@ import torch
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec
 from conjoin.compiled import LEAST
-from conjoin.merging.agreement import agree
+from conjoin.merging.agreement import agree, check_plain
 from conjoin.methods import METHODS, Method
 
 __all__ = ["Rule", "Settings", "Source", "Task", "make_tasks", "may_be_compiled", "working_dtype"]
@@ -134,9 +134,12 @@ def make_tasks(
 
     Raises:
         MismatchError: the models do not fit together.
+        InputError: weights are stored as parts of which they are computed.
     """
     everyone = [*models] if base is None else [*models, base]
     specs = agree(everyone, kept, dtype)
+    if len(everyone) > 1:
+        check_plain(specs, kept)
     tasks = {}
     for name, spec in specs.items():
         if name in kept:

@@ -43,10 +43,10 @@ def find_factors(
     """
     densities = one_per_model(density, len(weights))
     if rescale == "none":
-        return torch.ones(len(densities), dtype=torch.float64)
+        return torch.ones(len(densities), dtype=torch.float64, device="cpu")
     if rescale == "expectation":
         kept = torch.tensor(
-            [_chances(share) / _CHANCES for share in densities], dtype=torch.float64
+            [_chances(share) / _CHANCES for share in densities], dtype=torch.float64, device="cpu"
         )
         return torch.where(kept > 0, 1 / kept, 1.0)
 
@@ -206,7 +206,7 @@ def _random_bits(generator: torch.Generator) -> np.random.Generator:
     `random_` of int64, taken for two numbers of 32 bits, 1.25; NumPy's SFC64 0.7. So the
     generator gives a seed, and SFC64 the bits.
     """
-    seed = int(torch.randint(0, 2**62, (1,), generator=generator))
+    seed = int(torch.randint(0, 2**62, (1,), generator=generator, device=generator.device))
     return np.random.Generator(np.random.SFC64(seed))
 
 

@@ -186,7 +186,7 @@ def _pruned(
     check_real(base, method)
     if base.is_meta or base.numel() == 0:
         return torch.empty_like(base)
-    seed = int(torch.randint(0, 2**62, (1,), generator=generator))
+    seed = int(torch.randint(0, 2**62, (1,), generator=generator, device=generator.device))
     rows, ancestor = (
         [as_rows(tensor, pruning.per) for tensor in tensors],
         as_rows(base, pruning.per),

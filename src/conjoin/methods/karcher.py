@@ -80,7 +80,7 @@ def karcher(
     *,
     weights: Sequence[float],  # noqa: ARG001 - of find_karcher_mean
     summary: Tensor,
-    max_iter: Annotated[int, Within(0, 10_000)] = 10,  # noqa: ARG001 - of find_karcher_mean
+    max_iter: Annotated[int, Within(0, 100_000)] = 10,  # noqa: ARG001 - of find_karcher_mean
     tol: Annotated[float, Within(0, 1)] = 1e-5,  # noqa: ARG001 - of find_karcher_mean
 ) -> Tensor:
     """Take the mean of directions on the sphere, and the mean of lengths.

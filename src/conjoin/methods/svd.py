@@ -20,7 +20,9 @@ next machine takes another. So they are left out, here and in every method that 
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal, TypeAlias
 
 import torch
@@ -44,6 +46,8 @@ _FINE = 1e-10
 # Sums of orthonormal blocks whose singular value is below this part of the largest say the same.
 # Of two random halves of a space of N dimensions, the smallest is about 1 / N.
 _SAME = 1e-5
+# Torch loads its linear algebra of GPUs at the first call, and fails if two threads call it then.
+_ON_GPU = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,8 @@ def isometry(blocks: Tensor) -> Tensor:
         return isometry(blocks.mH).mH
     if blocks.shape[1] == 0:
         return blocks
-    squares, axes = torch.linalg.eigh(blocks.mH @ blocks)
+    with _alone(blocks):
+        squares, axes = torch.linalg.eigh(blocks.mH @ blocks)
     kept = squares > _SAME**2 * squares[-1]
     axes = axes[:, kept]
     nearest: Tensor = blocks @ (axes / squares[kept].sqrt()) @ axes.mH
@@ -145,12 +150,14 @@ def isometry(blocks: Tensor) -> Tensor:
 def _decompose(matrix: Tensor, eps: float) -> Directions:
     """Decompose all of a matrix; singular values may be zero, and directions of them anything."""
     if min(matrix.shape) == 0 or eps < _FINE:
-        left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
+        with _alone(matrix):
+            left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
         return Directions(left, sizes, right.mH)
     if matrix.shape[0] < matrix.shape[1]:
         found = _decompose(matrix.mH, eps)
         return Directions(found.right, found.sizes, found.left)
-    squares, axes = torch.linalg.eigh(matrix.mH @ matrix)
+    with _alone(matrix):
+        squares, axes = torch.linalg.eigh(matrix.mH @ matrix)
     # From the largest on; a square may come out below zero by a rounding.
     sizes, axes = squares.flip(0).clamp(min=0).sqrt(), axes.flip(1)
     left = matrix @ axes / torch.where(sizes > 0, sizes, 1.0)
@@ -161,13 +168,18 @@ def _search(matrix: Tensor, count: int) -> Tensor:
     """Give an orthonormal basis that holds the leading left directions, nearly; [m, l]."""
     rows, columns = matrix.shape
     generator = torch.Generator().manual_seed(rows * 1_000_003 + columns)
-    start = torch.randn(columns, count + _MORE, generator=generator)
+    start = torch.randn(columns, count + _MORE, generator=generator, device="cpu")
     # In float32, which takes half the time: a basis that is off by roundings holds as much.
     rough = matrix.to(torch.complex64 if matrix.is_complex() else torch.float32)
-    block = torch.linalg.qr(rough @ start.to(rough))[0]
-    found = [block]
-    for _ in range(_ROUNDS):
-        block = torch.linalg.qr(rough @ (rough.mH @ block))[0]
-        found.append(block)
-    basis: Tensor = torch.linalg.qr(torch.cat(found, 1).to(matrix.dtype))[0]
+    with _alone(matrix):
+        block = torch.linalg.qr(rough @ start.to(rough))[0]
+        found = [block]
+        for _ in range(_ROUNDS):
+            block = torch.linalg.qr(rough @ (rough.mH @ block))[0]
+            found.append(block)
+        basis: Tensor = torch.linalg.qr(torch.cat(found, 1).to(matrix.dtype))[0]
     return basis
+
+
+def _alone(matrix: Tensor) -> AbstractContextManager[object]:
+    return _ON_GPU if matrix.is_cuda else nullcontext()

@@ -246,10 +246,11 @@ def _dtype(name: str | None) -> torch.dtype | None:
 def check_method(recipe: Recipe, root: Place, problems: Problems) -> None:
     """Note what the method says against base, weights, parameters and number of models."""
     method, base = recipe.method, recipe.base
+    key = "base_model" if recipe.dialect == "mergekit" else "base"
     if base is None and Need.BASE in method.needs:
-        problems.add(root, f"{method.name} merges changes from a common base; it needs `base:`")
+        problems.add(root, f"{method.name} merges changes from a common base; it needs `{key}:`")
     if base is not None and not method.takes_base and not _chosen(recipe):
-        problems.add(base.place, f"{method.name} uses no base; leave out `base:`")
+        problems.add(base.place, f"{method.name} uses no base; leave out `{key}:`")
     for part in recipe.parts:
         before = len(problems)
         if recipe.stacked:

@@ -12,7 +12,7 @@ from conjoin.recipes.beside import folder_of, folder_of_tokenizer, json_bytes, p
 from conjoin.recipes.choosing import label_of
 from conjoin.recipes.layers import Stack, find_layers, senses_of
 from conjoin.recipes.opening import Opened
-from conjoin.recipes.recipe import BASE, UNION, Recipe
+from conjoin.recipes.recipe import BASE, UNION, Recipe, Source
 from conjoin.recipes.speakers import EMBEDDINGS
 from conjoin.recipes.tied_heads import TIED
 from conjoin.recipes.tokens import TOKENIZER, with_decoded_tokens, with_tokens
@@ -89,23 +89,27 @@ def _with_tokenizer(
     assert recipe.vocabulary is not None
     of = recipe.vocabulary.of
     number, speaker = carrier_of(recipe, opened)
-    if of != UNION:
+    if of != UNION and not isinstance(of, Source):
         number, speaker = of, opened.base if of == BASE else opened.models[int(of)]
     folder = None if speaker is None else folder_of_tokenizer(speaker, TOKENIZER)
+    whose = label_of(recipe, number)
+    if isinstance(of, Source) and opened.matched is not None:
+        folder, whose = opened.matched.tokenizer, of.reference
     if folder is None or folder == folder_of(carrier):
         return dict(found), []
     # Also that of an adapter, instead of its model's.
     kept = {name: path for name, path in found.items() if not is_of_tokenizer(name)}
     theirs = {str(path.relative_to(folder)): path for path in carried_files(folder)}
     kept |= {name: path for name, path in theirs.items() if is_of_tokenizer(name)}
-    return dict(sorted(kept.items())), [f"the tokenizer is that of {label_of(recipe, number)}"]
+    return dict(sorted(kept.items())), [f"the tokenizer is that of {whose}"]
 
 
 def carrier_of(recipe: Recipe, opened: Opened) -> tuple[int | str, Checkpoint | None]:
     """Give the number of the model that files are carried from, and the model."""
     chosen = recipe.output.files_from
-    if chosen is None and recipe.vocabulary is not None and recipe.vocabulary.of != UNION:
-        chosen = recipe.vocabulary.of
+    of = UNION if recipe.vocabulary is None else recipe.vocabulary.of
+    if chosen is None and of != UNION and not isinstance(of, Source):
+        chosen = of
     number = chosen if chosen is not None else BASE if opened.base is not None else 0
     return number, opened.base if number == BASE else opened.models[int(number)]
 

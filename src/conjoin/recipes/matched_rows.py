@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, Spec, Wrapped
+from conjoin.checkpoints import Checkpoint, FileRange, Spec, Wrapped
 
 __all__ = ["MatchedRows", "Origins"]
 
@@ -83,9 +82,9 @@ class MatchedRows(Wrapped):
         self.spec_of(name)
         return all(one.reads_ranges(name) for one in self._models if name in one.specs)
 
-    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
+    def in_file(self, name: str) -> FileRange | None:
         self.spec_of(name)
-        return None if name in self._matched else self.inner.byte_range(name)
+        return None if name in self._matched else self.inner.in_file(name)
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._matched:

@@ -12,6 +12,8 @@ is said in `Recipe.notes`:
   ignores it there.
 - Rows of embeddings are matched by token if the recipe says a tokenizer, as in mergekit; rows
   without a token are kept.
+- A method that merges changes from a base gives the base where nothing else is listed, as in
+  mergekit: a way to write down a base with its adapter.
 - Relative paths start at the file's folder, not at the folder of the caller.
 
 Differences between the methods themselves stand in `conjoin.methods.mergekit_defaults`.
@@ -42,6 +44,19 @@ from conjoin.recipes.recipe import BASE, Part, Recipe, Source, Use
 from conjoin.recipes.values import Gradient, Value
 
 __all__ = ["build_mergekit"]
+
+_OF_ANY_NUMBER = (
+    "task_arithmetic",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "della",
+    "della_linear",
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "sce",
+)
+"""Methods that may be given the base alone, in mergekit too."""
 
 Read = Mapping[str, Found[Any]]
 
@@ -95,6 +110,7 @@ def build_mergekit(root: TableNode, folder: Path, path: Path | None, problems: P
     kind, inputs, module = _inputs(read, table, reader)
     parts = _slices(inputs, reader) if kind == "slices" else _models(inputs, reader)
     values = with_defaults(chained(reader.parameters(module), reader.parameters(read)), method)
+    parts = tuple(part if part.uses else _base_alone(part, reader) for part in parts)
     _required(parts, values, reader)
     if kind == "slices":
         parts = tuple(by_names_of_models(part, values, method) for part in parts)
@@ -210,7 +226,7 @@ def _models(inputs: Found[Any], reader: _Reader) -> tuple[Part, ...]:
     ]
     base = reader.base
     if base is None or reader.method.takes_base or base.reference in listed:
-        return (Part(_base_first(uses, reader), place=inputs.place),)
+        return (Part(_base_first(uses, reader, base), place=inputs.place),)
     if reader.method.name == "slerp":
         reader.sources.append(base)
         uses = [*uses, Use(len(reader.sources) - 1, place=base.place)]
@@ -220,23 +236,47 @@ def _models(inputs: Found[Any], reader: _Reader) -> tuple[Part, ...]:
             f"{reader.method.name} has no base; mergekit would merge this model too. List it under "
             "`models:` (with a weight, if it takes some), or leave it out",
         )
-    return (Part(_base_first(uses, reader), place=inputs.place),)
+    return (Part(_base_first(uses, reader, base), place=inputs.place),)
 
 
 def _slices(inputs: Found[Any], reader: _Reader) -> tuple[Part, ...]:
+    slices: list[tuple[Read, Place]] = [(found.value, found.place) for found in inputs.value]
+    own_bases = [_base_of_slice(own) for own, _ in slices]
+    if reader.base is None and reader.method.takes_base and own_bases:
+        reader.base = own_bases[0]
     parts = []
-    for found in inputs.value:
-        own: Read = found.value
-        other = own.get("base_model")
-        if other is not None and (
-            reader.base is None or reference_of(other.value) != reader.base.reference
-        ):
+    for (own, place), base in zip(slices, own_bases, strict=True):
+        if reader.method.takes_base and base not in (None, reader.base):
+            assert base is not None
             reader.problems.add(
-                other.place, "a slice cannot have a base of its own; write `base_model:` once"
+                base.place,
+                f"a slice of {reader.method.name} cannot have a base of its own; write "
+                "`base_model:` once",
             )
-        uses, base_layers, values = _uses_of_slice(own, found.place, reader)
-        parts.append(Part(_base_first(uses, reader), values, base_layers, found.place))
+        uses, base_layers, values = _uses_of_slice(own, place, reader)
+        ordered = _base_first(uses, reader, base or reader.base)
+        parts.append(Part(ordered, values, base_layers, place))
     return tuple(parts)
+
+
+def _base_of_slice(own: Read) -> Source | None:
+    found = own.get("base_model")
+    return None if found is None else Source(reference_of(found.value), place=found.place)
+
+
+def _base_alone(part: Part, reader: _Reader) -> Part:
+    """A part of the base alone, in which the base stands as a model that has changed nothing."""
+    if reader.base is None or len(reader.problems):
+        return part
+    name, method = reader.base.reference, reader.method.name
+    if method not in _OF_ANY_NUMBER:
+        reader.problems.add(part.place, f"{method} needs other models than the base {name!r}")
+        return part
+    reader.note(f"{part.place}: nothing but the base {name!r} is listed, which is what comes out")
+    number = _number(reader.base, part.base_layers is not None, reader)
+    weight = {"weight": Value.of(1.0)} if Need.WEIGHTS in reader.method.needs else {}
+    use = Use(number, part.base_layers, weight, part.place)
+    return replace(part, uses=(use,))
 
 
 def _uses_of_slice(
@@ -290,15 +330,15 @@ def _number(source: Source, shared: bool, reader: _Reader) -> int:
     return len(reader.sources) - 1
 
 
-def _base_first(uses: Sequence[Use], reader: _Reader) -> tuple[Use, ...]:
+def _base_first(uses: Sequence[Use], reader: _Reader, base: Source | None) -> tuple[Use, ...]:
     """The base is the model at t = 0 of slerp, wherever it is listed."""
     if reader.method.name != "slerp":
         return tuple(uses)
-    if reader.base is None:
+    if base is None:
         place = uses[0].place if uses else Place()
         reader.problems.add(place, "slerp needs `base_model:`, the model at t = 0")
         return tuple(uses)
-    name = reader.base.reference
+    name = base.reference
     is_base = [reader.sources[use.source].reference == name for use in uses]
     if uses and not any(is_base):
         reader.problems.add(uses[0].place, f"the base {name!r} has to be one of the two models")

@@ -20,6 +20,7 @@ from conjoin.recipes.scalar_forms import Flag, Whole
 from conjoin.recipes.values import Gradient, Rule, Scalar, Value
 
 __all__ = [
+    "KNOWN",
     "OF_A_MODEL",
     "OF_THE_METHOD",
     "by_names_of_models",
@@ -76,6 +77,13 @@ OF_A_MODEL: Mapping[str, tuple[str, ...]] = {
 }
 """... and those that each model may have its own of."""
 
+KNOWN = frozenset(
+    key for table in (OF_THE_METHOD, OF_A_MODEL) for keys in table.values() for key in keys
+)
+"""All parameters that some method has."""
+
+_AT_THE_TOP = ("dtype", "out_dtype", "tokenizer_source", "chat_template", "base_model")
+
 
 def translate(
     table: Mapping[str, Found[Value]],
@@ -109,10 +117,17 @@ def translate(
                 f"{key!r} is for all models; mergekit ignores it here. Write it under the "
                 "`parameters:` of the recipe or of the slice",
             )
-        elif any(key in (*OF_THE_METHOD[m], *OF_A_MODEL[m]) for m in OF_THE_METHOD):
+        elif key in KNOWN:
             note(f"{found.place}: {key} is no parameter of {name} and changes nothing")
+        elif key in _AT_THE_TOP:
+            problems.add(
+                found.place,
+                f"{key!r} is no parameter, and mergekit ignores it here; write it at the top of "
+                "the recipe",
+            )
         else:
-            problems.add(found.place, unknown("parameter", key, [*of_model, *of_method]))
+            told = unknown("parameter", key, [*of_model, *of_method])
+            problems.add(found.place, f"{told}. mergekit ignores it")
     return values
 
 

@@ -28,6 +28,11 @@ class Chooser:
     base: Source | None
     problems: Problems
 
+    def has(self, wanted: str) -> bool:
+        """Whether a reference, or BASE, can be chosen."""
+        references = [source.reference for source in self.sources]
+        return wanted in (BASE, *references, self.base and self.base.reference)
+
     def choose(self, wanted: str, place: Place) -> int | Literal["base"]:
         """Give the number of a model by its reference; BASE for the base, which may be one."""
         if wanted == BASE and self.base is None:
@@ -55,9 +60,12 @@ def vocabulary_of(read: Read, chooser: Chooser) -> Vocabulary | None:
         found = table.value.get("source", Found(UNION, table.place))
     if found is None:
         return None
-    of: int | Literal["base", "union"] = UNION
-    if reference_of(found.value) != UNION:
-        of = chooser.choose(reference_of(found.value), found.place)
+    # As older versions wrote it.
+    whose = reference_of(found.value).removeprefix("model:")
+    of: int | Literal["base", "union"] | Source = UNION
+    if whose != UNION:
+        known = chooser.has(whose)
+        of = chooser.choose(whose, found.place) if known else Source(whose, place=found.place)
     base = None if chooser.base is None else chooser.base.reference
     listed = [source.reference for source in chooser.sources]
     tokens = table.value.get("tokens", Found({}, table.place)).value

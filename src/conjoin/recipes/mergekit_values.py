@@ -1,5 +1,6 @@
 """Values in mergekit's YAML: a number, a gradient, or a list of these with filters."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ from conjoin.recipes.scalar_forms import Text
 from conjoin.recipes.values import Gradient, Rule, Scalar, Value
 
 __all__ = ["MergekitValue", "substring"]
+
+# mergekit reads YAML 1.1, where some words are booleans, and takes such a text for one too.
+_WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
 
 
 def substring(text: str) -> str:
@@ -23,26 +27,38 @@ def substring(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Plain:
-    """A number or boolean, or a list of them over the layers of the slice."""
+    """A number or boolean, or a list of them over the layers of the slice; also as text."""
 
     @property
     def expected(self) -> str:
         return "a number, true, false, or a list of these (a gradient)"
 
     def read(self, node: Node, problems: Problems) -> Scalar | Gradient | Missing:
-        if isinstance(node, ScalarNode):
-            if isinstance(node.value, bool | int | float) and abs(node.value) < float("inf"):
-                return node.value
-        elif isinstance(node, ListNode) and node.items:
-            values = [item.value if isinstance(item, ScalarNode) else None for item in node.items]
-            numbers = tuple(value for value in values if isinstance(value, bool | int | float))
-            if len(numbers) == len(values):
-                return numbers[0] if len(numbers) == 1 else Gradient(numbers)
+        if isinstance(node, ScalarNode) and (number := _number(node)) is not None:
+            return number
+        if isinstance(node, ListNode) and node.items:
+            numbers = [_number(item) for item in node.items]
+            known = tuple(number for number in numbers if number is not None)
+            if len(known) == len(numbers):
+                return known[0] if len(known) == 1 else Gradient(known)
         return wrong(self, node, problems)
 
     def schema(self) -> dict[str, Any]:
-        one = {"type": ["number", "boolean"]}
+        one = {"type": ["number", "boolean", "string"]}
         return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+def _number(node: Node) -> Scalar | None:
+    """The finite number or boolean that stands there, or that a text means."""
+    value = node.value if isinstance(node, ScalarNode) else None
+    if isinstance(value, str):
+        if value.lower() in _WORDS:
+            return _WORDS[value.lower()]
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, bool | int | float) and math.isfinite(value) else None
 
 
 _CONDITION = Fields(

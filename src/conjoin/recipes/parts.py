@@ -96,9 +96,7 @@ def _constants(recipe: Recipe, opened: Opened, one: Slice) -> dict[str, int | No
         return {}
     tables = [(use.source, table) for use, table in zip(one.part.uses, one.tables, strict=True)]
     if one.base is not None and recipe.method.takes_base:
-        # What the base alone has is in no result.
-        shared = {n: t for n, t in one.base.items() if any(n in table for _, table in tables)}
-        tables.append((len(opened.models), shared))
+        tables.append((len(opened.models), one.base))
     kinds = _kinds(recipe, one)
     views = [RenamedCheckpoint(opened.everyone[number], t, kinds) for number, t in tables]
     carrier, _ = carrier_of(recipe, opened)
@@ -153,11 +151,12 @@ def _tasks_of(
 
     views = [view(number, table) for number, table in zip(numbers, one.tables, strict=True)]
     base = None
+    chosen = {name: number for name, number in constants.items() if number is not None}
     if one.base is not None:
-        wanted = dict.fromkeys(name for seen in views for name in seen.specs)
+        # What else the base alone has is in no result.
+        wanted = {name for seen in views for name in seen.specs} | chosen.keys()
         base = view(len(opened.models), {n: t for n, t in one.base.items() if n in wanted})
         numbers.append(len(opened.models))
-    chosen = {name: number for name, number in constants.items() if number is not None}
     kept = chosen | _kept(recipe, one, views, base, numbers)
 
     def settings(name: str) -> Settings:
@@ -166,12 +165,16 @@ def _tasks_of(
         there = [table.get(name, name) for table in one.tables]
         return recipe.settings(one.part, name, one.places.get(name, Outside.UNKNOWN), there)
 
-    merged = recipe.method.takes_base
-    of_base = [] if merged else [name for name, k in kept.items() if k == len(views)]
+    merged = base is not None and recipe.method.takes_base
+    of_base = [
+        name
+        for name, k in kept.items()
+        if k == len(views) and not (merged and any(name in seen.specs for seen in views))
+    ]
     made = make_tasks(
         [_without(of_base, seen, kinds) for seen in views],
         recipe.method,
-        base=base if merged else None,
+        base=_without(of_base, base, kinds) if merged and base is not None else None,
         kept={name: k for name, k in kept.items() if name not in of_base},
         settings=settings,
         dtype=recipe.dtype,

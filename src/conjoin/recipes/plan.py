@@ -120,6 +120,10 @@ class Plan:
 
     def records(self) -> tuple[Record, ...]:
         """Give one flat record for each tensor of the result, in its order."""
+        return self._records
+
+    @cached_property
+    def _records(self) -> tuple[Record, ...]:
         places = {
             name: (file.name, begin)
             for file in self.layout.files
@@ -135,7 +139,9 @@ class Plan:
         return {
             "recipe": self.recipe.canonical(),
             "inputs": [[dict(file) for file in files] for files in self.identities],
-            "records": [dataclasses.asdict(record) for record in self.records()],
+            "records": [
+                {field: getattr(record, field) for field in _FIELDS} for record in self.records()
+            ],
             "carried": self._digests,
             "chat_template": self.chat_template,
             "untied": self.opened.untied,
@@ -152,11 +158,14 @@ class Plan:
         found = sha256_of(list(self.carried.values()))
         return {name: found[str(path)] for name, path in sorted(self.carried.items())}
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of `describe()`: equal for plans that lead to the same bytes."""
         text = json.dumps(self.describe(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Record))
 
 
 def make_plan(

@@ -13,6 +13,7 @@ from conjoin.methods import METHODS
 from conjoin.recipes.building import build
 from conjoin.recipes.forms import MISSING
 from conjoin.recipes.mergekit import build_mergekit
+from conjoin.recipes.mergekit_files import is_mergekit, not_a_merge
 from conjoin.recipes.native import recipe_form
 from conjoin.recipes.nodes import Node, ScalarNode, TableNode, describe, from_python, plain
 from conjoin.recipes.problems import Problems
@@ -99,7 +100,9 @@ def _recipe(root: Node, folder: Path, path: Path | None, problems: Problems) -> 
         problems.stop(
             root.place, f"expected a table with `method:` and so on, found {describe(root)}"
         )
-    if "merge_method" in root.entries:
+    if (told := not_a_merge(root)) is not None:
+        problems.stop(root.place, told)
+    if is_mergekit(root):
         return build_mergekit(root, folder, path, problems)
     named = root.entries.get("method")
     method = METHODS.get(str(named.value)) if isinstance(named, ScalarNode) else None

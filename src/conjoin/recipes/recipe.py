@@ -167,7 +167,8 @@ class Vocabulary:
     """Rows of embeddings and heads are matched by the tokens that they are of.
 
     Args:
-        of: whose tokens the result has: number of a model, BASE, or UNION, the tokens of all.
+        of: whose tokens the result has: number of a model, BASE, or UNION, the tokens of all; or
+            a model that is not merged, of which only the tokenizer is looked at.
         tokens: what is said of some tokens; None: that the result has it. Those that the
             vocabulary lacks are added.
         multiple: the number of rows is brought to a multiple of this.
@@ -176,7 +177,7 @@ class Vocabulary:
         place: in the recipe.
     """
 
-    of: int | Literal["base", "union"]
+    of: int | Literal["base", "union"] | Source
     tokens: Mapping[str, TokenRow | None] = field(default_factory=dict)
     multiple: int = 1
     tensors: tuple[str, ...] = ()
@@ -190,7 +191,7 @@ class Vocabulary:
             for token, row in self.tokens.items()
         }
         return {
-            "of": self.of,
+            "of": self.of.canonical() if isinstance(self.of, Source) else self.of,
             "tokens": tokens,
             "multiple": self.multiple,
             "tensors": list(self.tensors),

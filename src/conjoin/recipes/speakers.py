@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conjoin.checkpoints import Checkpoint, HeadersOnly, Spec, innermost
+from conjoin.checkpoints import Checkpoint, HeadersOnly, Spec, innermost, parse_reference
+from conjoin.errors import ConjoinError
 from conjoin.recipes.beside import folder_of_tokenizer, parsed_json
 from conjoin.recipes.choosing import label_of
 from conjoin.recipes.problems import Problems
@@ -19,7 +20,7 @@ from conjoin.recipes.tokens import (
 )
 from conjoin.recipes.values import matches
 
-__all__ = ["EMBEDDINGS", "Speaker", "look_at"]
+__all__ = ["EMBEDDINGS", "Speaker", "look_at", "look_at_tokenizer"]
 
 EMBEDDINGS = (
     "embed_tokens.weight",
@@ -105,18 +106,8 @@ def look_at(
         )
         return None
     path = folder / TOKENIZER
-    try:
-        tokenizer = parsed_json(path.read_bytes())
-    except OSError as error:
-        problems.add(source.place, f"cannot read {path}: {error.strerror or error}")
-        return None
-    wrong = "it is no JSON object" if tokenizer is None else what_is_wrong(tokenizer)
-    if tokenizer is None or wrong is not None:
-        problems.add(
-            source.place,
-            f"rows are matched by token, and {path} does not say the tokens of {label}: {wrong}; "
-            "load it with the library that it is of, and save it again",
-        )
+    tokenizer = _tokenizer_at(path, label, source, problems)
+    if tokenizer is None:
         return None
     names, rows = _tensors_of_tokens(model, asked)
     if rows is None:
@@ -132,6 +123,56 @@ def look_at(
     having = {token: at for token, at in numbers.items() if at < rows}
     added, count = added_tokens(tokenizer), count_listed(tokenizer)
     return Speaker(label, path, numbers, having, added, count, names, rows)
+
+
+def look_at_tokenizer(source: Source, recipe: Recipe, problems: Problems) -> Speaker | None:
+    """Look at the tokenizer of a model that is not merged, which need not have weights.
+
+    Args:
+        source: what the recipe says of it.
+        recipe: of which.
+        problems: where to note what is wrong.
+    """
+    try:
+        path = recipe.folder / parse_reference(source.reference, relative_to=recipe.folder).model
+    except ConjoinError as error:
+        problems.add(source.place, str(error))
+        return None
+    path = path / TOKENIZER
+    if not path.is_file():
+        problems.add(
+            source.place,
+            f"{source.reference!r} is none of the models that are merged, so only its tokenizer is "
+            f"needed, and there is no file {path}; of a model on the Hub, download the tokenizer "
+            f"into a folder (hf download {source.reference} --include 'tokenizer*' 'special*' "
+            "--local-dir FOLDER), and write that folder",
+        )
+        return None
+    tokenizer = _tokenizer_at(path, source.reference, source, problems)
+    if tokenizer is None:
+        return None
+    numbers, added = numbers_of(tokenizer), added_tokens(tokenizer)
+    count = count_listed(tokenizer)
+    return Speaker(source.reference, path, numbers, numbers, added, count, (), 0)
+
+
+def _tokenizer_at(
+    path: Path, label: str, source: Source, problems: Problems
+) -> dict[str, Any] | None:
+    try:
+        tokenizer = parsed_json(path.read_bytes())
+    except OSError as error:
+        problems.add(source.place, f"cannot read {path}: {error.strerror or error}")
+        return None
+    wrong = "it is no JSON object" if tokenizer is None else what_is_wrong(tokenizer)
+    if wrong is not None:
+        problems.add(
+            source.place,
+            f"rows are matched by token, and {path} does not say the tokens of {label}: {wrong}; "
+            "load it with the library that it is of, and save it again",
+        )
+        return None
+    return tokenizer
 
 
 def _tensors_of_tokens(model: Checkpoint, asked: Vocabulary) -> tuple[tuple[str, ...], int | None]:

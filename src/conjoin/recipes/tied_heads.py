@@ -6,13 +6,12 @@ a model that has one in its file, such a model is seen with its embedding as its
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, HeadersOnly, Spec, Wrapped, innermost
+from conjoin.checkpoints import Checkpoint, FileRange, HeadersOnly, Spec, Wrapped, innermost
 from conjoin.recipes.beside import parsed_json, read_beside
 from conjoin.recipes.speakers import EMBEDDINGS
 
@@ -65,8 +64,8 @@ class TiedHead(Wrapped):
     def reads_ranges(self, name: str) -> bool:
         return self.inner.reads_ranges(self._there(name))
 
-    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
-        return self.inner.byte_range(self._there(name))
+    def in_file(self, name: str) -> FileRange | None:
+        return self.inner.in_file(self._there(name))
 
     def __getitem__(self, name: str) -> Tensor:
         return self.inner[self._there(name)]

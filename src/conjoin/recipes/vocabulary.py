@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from conjoin.checkpoints import Checkpoint
 from conjoin.recipes.matched_rows import MatchedRows, Origins
 from conjoin.recipes.problems import Problems
-from conjoin.recipes.recipe import BASE, UNION, Recipe, TokenRow, Vocabulary
-from conjoin.recipes.speakers import Speaker, look_at
+from conjoin.recipes.recipe import BASE, UNION, Recipe, Source, TokenRow, Vocabulary
+from conjoin.recipes.speakers import Speaker, look_at, look_at_tokenizer
 from conjoin.recipes.tokens import entry_of, next_number
 
 __all__ = ["Matched", "match_vocabulary"]
@@ -37,6 +37,7 @@ class Matched:
         rows: of embeddings, in the model whose config goes along and in the result.
         entries: what has to be added to that tokenizer.
         files: what the tokens were read from, of every model.
+        tokenizer: the folder whose tokenizer goes along, if that is of a model that is not merged.
         notes: what should be told.
     """
 
@@ -44,6 +45,7 @@ class Matched:
     rows: tuple[int, int]
     entries: tuple[Mapping[str, Any], ...]
     files: tuple[Path, ...]
+    tokenizer: Path | None
     notes: tuple[str, ...]
 
 
@@ -64,15 +66,19 @@ def match_vocabulary(
         look_at(model, source, number, asked, recipe, problems)
         for number, (model, source) in enumerate(zip(models, sources, strict=True))
     ]
-    if any(one is None for one in known):
+    outside = None
+    if isinstance(asked.of, Source):
+        outside = look_at_tokenizer(asked.of, recipe, problems)
+    if len(problems):
         return None
     everyone = [one for one in known if one is not None]
     base = len(recipe.sources) if recipe.base is not None else None
     carrier = _carrier(recipe, base)
+    mine = everyone[carrier] if outside is None else outside
     preferred = base if asked.preferred is None else asked.preferred
-    numbers, entries, plain = _result(everyone, carrier, asked)
-    rows = max(everyone[carrier].rows, 1 + max(numbers.values(), default=-1))
-    if not _are_usual(numbers, everyone, carrier, asked, problems):
+    numbers, entries, plain = _result(everyone, mine, asked)
+    rows = max(mine.rows, 1 + max(numbers.values(), default=-1))
+    if not _are_usual(numbers, everyone, mine, asked, problems):
         return None
     rows = -(-rows // asked.multiple) * asked.multiple
     own = [_own_rows(one, numbers, rows) for one in everyone]
@@ -91,15 +97,16 @@ def match_vocabulary(
         (everyone[_whose_config(recipe, base, carrier)].rows, rows),
         tuple(entries),
         tuple(one.path for one in everyone),
-        tuple(_notes(everyone, carrier, numbers, rows, plain)),
+        None if outside is None else outside.path.parent,
+        tuple(_notes(everyone, mine, numbers, rows, plain)),
     )
 
 
 def _carrier(recipe: Recipe, base: int | None) -> int:
-    """Give the number of the model whose tokenizer goes along."""
+    """Give the number of the model whose tokenizer goes along, if that is of a model."""
     assert recipe.vocabulary is not None
     chosen = recipe.vocabulary.of
-    if chosen == UNION:
+    if chosen == UNION or isinstance(chosen, Source):
         files = recipe.output.files_from
         chosen = files if files is not None else BASE if base is not None else 0
     return base if chosen == BASE and base is not None else int(chosen)
@@ -114,14 +121,13 @@ def _whose_config(recipe: Recipe, base: int | None, carrier: int) -> int:
 
 
 def _result(
-    everyone: Sequence[Speaker], carrier: int, asked: Vocabulary
+    everyone: Sequence[Speaker], mine: Speaker, asked: Vocabulary
 ) -> tuple[dict[str, int], list[dict[str, Any]], list[str]]:
     """Give the tokens of the result, entries of the new ones, and which of these are plain.
 
     A plain token is one that no model has added to its tokenizer: a part of its way to divide text.
     """
-    mine = everyone[carrier]
-    others = [one for number, one in enumerate(everyone) if number != carrier]
+    others = [one for one in everyone if one is not mine]
     added = {
         token: entry
         for one in reversed(others)
@@ -156,12 +162,12 @@ def _result(
 def _are_usual(
     numbers: Mapping[str, int],
     everyone: Sequence[Speaker],
-    carrier: int,
+    mine: Speaker,
     asked: Vocabulary,
     problems: Problems,
 ) -> bool:
     """Note numbers that two tokens have, or that would take a lot of memory for nothing."""
-    mine, before = everyone[carrier], len(problems)
+    before = len(problems)
     taken = {number: token for token, number in mine.listed.items()}
     for token, number in numbers.items():
         if taken.setdefault(number, token) != token:
@@ -171,7 +177,8 @@ def _are_usual(
                 " the numbers of its tokens do not follow each other, so that none can be added",
             )
             break
-    most = 2 * sum(one.rows + len(one.listed) for one in everyone) + len(numbers)
+    known = everyone if mine in everyone else [*everyone, mine]
+    most = 2 * sum(one.rows + len(one.listed) for one in known) + len(numbers)
     for token, number in numbers.items():
         if number >= most:
             problems.add(
@@ -324,21 +331,20 @@ def _is_as_before(origins: Origins, number: int, rows: int) -> bool:
 
 def _notes(
     everyone: Sequence[Speaker],
-    carrier: int,
+    mine: Speaker,
     numbers: Mapping[str, int],
     rows: int,
     plain: Sequence[str],
 ) -> list[str]:
-    mine = everyone[carrier]
     new = [token for token in numbers if token not in mine.numbers]
     text = f"rows are matched by token: {len(numbers)} tokens in {rows} rows, those of {mine.label}"
     notes = [text + (f" and {len(new)} more: {_listed(new)}" if new else "")]
-    for number, one in enumerate(everyone):
+    for one in everyone:
         left_out = [token for token in one.numbers if token not in numbers]
         if left_out:
             notes.append(f"{len(left_out)} tokens of {one.label} are left out: {_listed(left_out)}")
         missing = sum(token not in one.numbers for token in numbers)
-        if missing and number != carrier:
+        if missing and one is not mine:
             notes.append(f"{one.label} lacks {missing} of the tokens, and gets rows of others")
     if plain:
         notes.append(

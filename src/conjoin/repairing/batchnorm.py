@@ -16,7 +16,9 @@ from conjoin.batches import (
     are_finite,
     batches,
     concatenate,
+    device_of,
     inputs_of,
+    map_inputs,
     run_model,
     size_of,
 )
@@ -122,7 +124,7 @@ def reestimate_batchnorm(module: M, *data: Data, batch_size: int = 250) -> M:
         for layer in layers
     ]
     with torch.no_grad():
-        for inputs in _mixed(data, batch_size):
+        for inputs in _mixed(data, batch_size, device_of(result)):
             if not are_finite(inputs):
                 raise NonFiniteError(
                     f"the data have NaN or infinity, among examples {seen} to "
@@ -176,14 +178,17 @@ def _layers_with_statistics(module: nn.Module) -> list[_BatchNorm | _InstanceNor
     return [part for part in parts if part.running_mean is not None]
 
 
-def _mixed(parts: Sequence[Data], batch_size: int) -> Iterable[Inputs]:
+def _mixed(parts: Sequence[Data], batch_size: int, device: torch.device | None) -> Iterable[Inputs]:
     iterators = [iter(batches(part, batch_size)) for part in parts]
     while iterators:
         inputs, going = [], []
         for iterator in iterators:
             batch = next(iterator, None)
             if batch is not None:
-                inputs.append(inputs_of(batch))
+                found = inputs_of(batch)
+                if device is not None:  # parts may lie on several
+                    found = map_inputs(found, lambda tensor: tensor.to(device))
+                inputs.append(found)
                 going.append(iterator)
         filled = [part for part in inputs if size_of(part)]
         if filled:

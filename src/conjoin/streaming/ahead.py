@@ -36,16 +36,15 @@ class ReadAhead:
 
     def _advise(self, job: Job, task: Task) -> None:
         for source in task.inputs:
-            where = source.checkpoint.byte_range(source.name)
+            where = source.checkpoint.in_file(source.name)
             if where is None:
                 continue
-            path, begin, _ = where
             size = source.spec.dtype.itemsize
-            descriptor = self._opened(path)
+            descriptor = self._opened(where.file.path)
             if descriptor is not None:
                 os.posix_fadvise(
                     descriptor,
-                    begin + job.start * size,
+                    where.begin + job.start * size,
                     (job.stop - job.start) * size,
                     os.POSIX_FADV_WILLNEED,
                 )

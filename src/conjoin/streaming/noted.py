@@ -2,14 +2,13 @@
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 import xxhash
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, Wrapped
+from conjoin.checkpoints import Checkpoint, FileRange, Wrapped
 from conjoin.merging import BLOCK
 
 __all__ = ["NotedCheckpoint", "RawBytes", "digest_of", "raw_bytes"]
@@ -76,9 +75,9 @@ class NotedCheckpoint(Wrapped):
         """Whether a part costs as little as what it gives."""
         return self.inner.reads_ranges(name)
 
-    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
+    def in_file(self, name: str) -> FileRange | None:
         """Give where a tensor stands in a file, if it does."""
-        return self.inner.byte_range(name)
+        return self.inner.in_file(name)
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self.inner[name]

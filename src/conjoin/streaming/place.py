@@ -61,6 +61,10 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         raise OutputExistsError(f"{out} exists; choose another name, or pass overwrite=True")
     if out.is_symlink():
         raise InputError(f"{out} is a link, which is never replaced; remove it, or name its target")
+    if not out.is_dir() and not out.is_file():
+        raise InputError(
+            f"{out} is a device, a pipe or the like, which is never replaced; choose another name"
+        )
     if out.is_dir() and not _is_result(out):
         raise InputError(
             f"{out} is a folder that is no checkpoint, or holds other folders, and is not "

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from conjoin.atomic import write_bytes
 from conjoin.checkpoints import MemoryCheckpoint, files_kept_open, open_checkpoint, save
+from conjoin.compiled import Stretch
 from conjoin.errors import CheckpointError, StageError
 from conjoin.merging import BLOCK, Merged
 from conjoin.streaming.ahead import ReadAhead
@@ -157,6 +158,11 @@ class _Files:
             yield data
             offset, size = offset + len(data), size - len(data)
 
+    def stretch(self, job: Job) -> Stretch:
+        """Give the place of a job's result."""
+        size = job.nbytes // (job.stop - job.start)
+        return Stretch(self._opened[job.file], job.offset, size)
+
     def close(self) -> None:
         for descriptor in self._opened:
             os.close(descriptor)
@@ -262,6 +268,21 @@ class _Work:
     def __call__(self, index: int) -> None:
         job = self._own[index]
         self._ahead.reached(index)
+        done = self._straight(job) or self._by_tensors(job)
+        self._journal.write(done)
+        with self._lock:
+            self.done[job.number] = done
+
+    def _straight(self, job: Job) -> Done | None:
+        """Do a job from files to a file, if that can be done."""
+        passed = self._merged.write(job.name, job.start, job.stop, self._files.stretch(job))
+        if passed is None or passed.written is None:
+            return None
+        with self._lock:
+            self.written += job.nbytes
+        return Done(job.number, passed.written, passed.read)
+
+    def _by_tensors(self, job: Job) -> Done:
         digest = xxhash.xxh3_64()
         offset = job.offset
         with files_kept_open(), _stream_of(self._merged.device):
@@ -273,10 +294,7 @@ class _Work:
                 offset += data.nbytes
                 with self._lock:
                     self.written += data.nbytes
-        done = Done(job.number, digest.hexdigest(), self._read(job))
-        self._journal.write(done)
-        with self._lock:
-            self.done[job.number] = done
+        return Done(job.number, digest.hexdigest(), self._read(job))
 
     def _parts(self, job: Job) -> Iterator[Tensor]:
         if not self._merged.reads_ranges(job.name):

@@ -27,8 +27,8 @@ class Permutations:
 
     Args:
         layout: groups, and of which of them the tensors are made.
-        orders: group -> int64 [copies..., size], a permutation in the last dimension; groups that
-            are missing stay as they are.
+        orders: group -> int64 [copies..., size], a permutation in the last dimension, of any
+            device; groups that are missing stay as they are.
 
     Raises:
         InputError: an order is no permutation, or of no group.
@@ -40,8 +40,7 @@ class Permutations:
         for name, group in layout.groups.items():
             shape = (*group.copies, group.size)
             order = orders.get(name)
-            if order is None:
-                order = torch.arange(group.size).expand(shape)
+            order = torch.arange(group.size).expand(shape) if order is None else order.cpu()
             if tuple(order.shape) != shape or not _is_permutation(order):
                 raise InputError(
                     f"the order of {name!r} must be permutations of {group.size} positions, "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conjoin.batches import Inputs, map_inputs, run_model, size_of
+from conjoin.batches import Inputs, device_of, map_inputs, run_model, size_of
 from conjoin.errors import InputError
 from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.groups import Layout
@@ -60,8 +60,20 @@ def prove(model: nn.Module, layout: Layout, inputs: Inputs, *, seed: int = 0) ->
     Raises:
         InputError: the model does not run in float64, or gives other outputs each time.
     """
+    cpu, own = torch.device("cpu"), device_of(model)
+    try:
+        return _proof_on(cpu, model, layout, inputs, seed)
+    except InputError:
+        if own is None or own.type in ("cpu", "mps"):  # MPS has no float64
+            raise
+    return _proof_on(own, model, layout, inputs, seed)  # its forward may name its device
+
+
+def _proof_on(
+    device: torch.device, model: nn.Module, layout: Layout, inputs: Inputs, seed: int
+) -> Proof:
     generator = torch.Generator().manual_seed(seed)
-    example = randomized(model, generator)
+    example = randomized(model, generator).to(device)
     ran = copy.deepcopy(example)  # what it keeps of a run must not get into the reordered copies
     batches, expected = _expected(ran, _batches(inputs, layout, generator))
     if largest_error(_run(ran, batches[0]), expected[0]) > TOLERANCE:
@@ -156,7 +168,7 @@ def largest_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def _randn(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    return torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def _batches(inputs: Inputs, layout: Layout, generator: torch.Generator) -> list[Inputs]:
@@ -171,8 +183,7 @@ def _batches(inputs: Inputs, layout: Layout, generator: torch.Generator) -> list
             example = tensor.detach().cpu()[rows]
             if not example.is_floating_point():
                 return example
-            noise = torch.randn(example.shape, generator=generator, dtype=torch.float64)
-            return example.double() + 0.5 * noise
+            return example.double() + 0.5 * _randn(example, generator)
 
         batches.append(map_inputs(inputs, drawn))
     return batches

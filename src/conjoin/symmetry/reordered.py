@@ -1,11 +1,10 @@
 """A checkpoint seen in another order: tensors are reordered when they are asked for."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from conjoin.checkpoints import Checkpoint, Wrapped
+from conjoin.checkpoints import Checkpoint, FileRange, Wrapped
 
 if TYPE_CHECKING:
     from conjoin.symmetry.permutations import Permutations
@@ -36,8 +35,8 @@ class ReorderedCheckpoint(Wrapped):
     def source(self) -> str:
         return f"{self.inner.source}, reordered"
 
-    def byte_range(self, name: str) -> tuple[Path, int, int] | None:
-        return None if self._permutations.moves(name) else self.inner.byte_range(name)
+    def in_file(self, name: str) -> FileRange | None:
+        return None if self._permutations.moves(name) else self.inner.in_file(name)
 
     def __getitem__(self, name: str) -> Tensor:
         found = self.inner[name]

@@ -18,7 +18,7 @@ from torch.export import (
 )
 from torch.fx import Node
 
-from conjoin.batches import Inputs
+from conjoin.batches import Inputs, device_of, map_inputs
 from conjoin.checkpoints import Checkpoint, Kind, from_module
 from conjoin.errors import InputError, TraceError
 from conjoin.symmetry.copies import fresh_copy
@@ -95,8 +95,8 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
 
     Args:
         model: not changed.
-        inputs: an example batch of two or more: what a call of the model takes. The first dimension
-            of every tensor is the batch.
+        inputs: an example batch of two or more: what a call of the model takes, on any device. The
+            first dimension of every tensor is the batch.
 
     Raises:
         InputError: the example has no batch, or the model does not take it.
@@ -120,6 +120,9 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
 
 def _trace(model: nn.Module, inputs: Inputs) -> Trace:
     """Export a copy; with a batch of one, too, though nothing is then known of larger ones."""
+    device = device_of(model)
+    if device is not None:
+        inputs = map_inputs(inputs, lambda tensor: tensor.to(device))
     args, kwargs = _arguments(inputs)
     # Of a view that is not contiguous, torch.export does not find the dimensions that vary.
     args = tuple(tensor.contiguous() for tensor in args)

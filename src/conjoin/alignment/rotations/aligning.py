@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from conjoin.alignment.blocks import blocks_of
+from conjoin.alignment.blocks import beside, blocks_of
 from conjoin.alignment.rotations.finding import find_rotations
 from conjoin.alignment.rotations.rotations import Rotatable, Rotations
 from conjoin.alignment.rotations.solving import Maps, Problem, solve
@@ -176,7 +176,8 @@ def _problem(rotatable: Rotatable, one: Checkpoint, two: Checkpoint) -> Problem:
         rotatable.fold(_readable(checkpoint, [*names, *norms], label))
         for label, checkpoint in (("reference", one), ("model", two))
     ]
-    return Problem(rotatable, blocks_of(layout, folded[0], folded[1], names))
+    other = beside(folded[0], folded[1], names)
+    return Problem(rotatable, blocks_of(layout, folded[0], other, names))
 
 
 def _readable(checkpoint: Checkpoint, names: Sequence[str], label: str) -> dict[str, Tensor]:

@@ -152,7 +152,7 @@ def _best(problem: Problem, name: str, blocks: Sequence[Block], maps: Maps) -> d
             other = problem.moved(block, maps, but=[axis])
             places = [block.place_of(outer, axis) for outer in group.within]
             one, two = (_flat(t, [*places, axis]) for t in (block.reference, other))
-            gain += block.scale * (one @ two.mT).double()
+            gain += block.scale * (one @ two.mT).double().cpu()
     return {name: _chosen(problem, name, gain)}
 
 
@@ -169,13 +169,13 @@ def _best_with_inner(
             if not free:
                 other = problem.moved(block, maps, but=[axis])
                 one, two = (_flat(t, [axis]) for t in (block.reference, other))
-                total += block.scale * (one @ two.mT).double()
+                total += block.scale * (one @ two.mT).double().cpu()
             elif len(free) == 1:
                 within, place = free[0]
                 other = problem.moved(block, maps, but=[axis, place])
                 one, two = (_flat(t, [axis, place]) for t in (block.reference, other))
                 found = torch.einsum("mir,njr->mnij", one, two)
-                pairs[within] += block.scale * found.double()
+                pairs[within] += block.scale * found.double().cpu()
             # With two groups within in one block, each is matched by its other blocks.
     for within, gain in pairs.items():
         total += _worth(problem, within, gain)
