@@ -99,3 +99,20 @@ def test_a_difference_is_not_told_by_a_failure(tmp_path):
         )
     assert "No space left" in result.stderr
     assert result.returncode not in (0, 1)
+
+
+def test_an_interrupt_while_modules_are_imported_is_no_traceback():
+    code = """
+import sys
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "conjoin.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from conjoin.__main__ import program
+program()
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (result.returncode, result.stderr) == (130, "Interrupted.\n")

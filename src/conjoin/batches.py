@@ -31,6 +31,7 @@ __all__ = [
     "first_examples",
     "in_shape_of",
     "inputs_of",
+    "inputs_on",
     "map_inputs",
     "pair_of",
     "read_logits",
@@ -238,11 +239,14 @@ def device_of(module: nn.Module) -> torch.device | None:
     return None if first is None else first.device
 
 
+def inputs_on(inputs: Inputs, device: torch.device | None) -> Inputs:
+    """Bring inputs to a device; None leaves them where they are."""
+    return inputs if device is None else map_inputs(inputs, lambda tensor: tensor.to(device))
+
+
 def run_model(module: nn.Module, inputs: Inputs) -> Any:
     """Call a module on inputs of any structure, on the device of its first parameter."""
-    device = device_of(module)
-    if device is not None:
-        inputs = map_inputs(inputs, lambda tensor: tensor.to(device))
+    inputs = inputs_on(inputs, device_of(module))
     if isinstance(inputs, Tensor):
         return module(inputs)
     return module(**inputs) if isinstance(inputs, Mapping) else module(*inputs)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import conjoin
 from conjoin import Coupling
 from conjoin.coupling import copies_of
-from conjoin.coupling.members import Member, check_one_dtype
+from conjoin.coupling.members import Member, check_shareable
 from conjoin.coupling.pulling import FEWEST_ELSEWHERE, rows_of
 from conjoin.errors import InputError, MismatchError
 
@@ -57,8 +57,8 @@ def test_tensors_that_are_one_are_on_devices_of_one_kind():
         for name, net in (("a", here), ("b", there))
     ]
     with pytest.raises(MismatchError, match=r"cpu in 'a', meta in 'b'.*module.to\(device\)"):
-        check_one_dtype(members, ["0.weight"])
-    check_one_dtype(members, [])
+        check_shareable(members, ["0.weight"])
+    check_shareable(members, [])
 
 
 def test_on_a_gpu_a_tensor_is_pulled_in_few_parts():

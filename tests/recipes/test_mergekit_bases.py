@@ -9,7 +9,11 @@ from layered_models import layered
 from conjoin.checkpoints import save
 from conjoin.errors import RecipeError
 from conjoin.recipes import Recipe, make_plan, read_recipe
-from conjoin.recipes.mergekit import _OF_ANY_NUMBER
+
+OF_ANY_NUMBER = [
+    *("task_arithmetic", "ties", "dare_linear", "dare_ties", "della", "della_linear"),
+    *("breadcrumbs", "breadcrumbs_ties", "sce", "ram", "ramplus_tl"),
+]
 
 
 def read(text: str, folder: Path) -> Recipe:
@@ -26,7 +30,7 @@ def write(folder: Path, name: str, seed: int) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("name", _OF_ANY_NUMBER)
+@pytest.mark.parametrize("name", OF_ANY_NUMBER)
 @pytest.mark.parametrize(
     "inputs",
     [

@@ -225,8 +225,7 @@ def test_a_layer_that_is_used_twice_is_left_alone_and_reported():
     torch.manual_seed(0)
     parents, data = [_Twice(), _Twice()], points(40)
     merged = _Twice()  # as state dicts, of which the parts of a computed weight are kept
-    states = [parent.state_dict() for parent in parents]
-    merged.load_state_dict(conjoin.merge(states, keep={"normed.parametrizations.*": 0}))
+    merged.load_state_dict(conjoin.merge([p.state_dict() for p in parents], keep={"normed.*": 0}))
     fixed, report = repair(merged, parents, [data], method="repair", validation=[data])
     left = dict(report.left)
     assert "more than once" in left["again"]

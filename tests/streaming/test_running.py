@@ -21,14 +21,11 @@ from streaming_runs import (
     merged_of,
     on_disk,
     small_blocks,
-    tree,
     write,
 )
 
 from conjoin.checkpoints import Checkpoint, MemoryCheckpoint, open_checkpoint
-from conjoin.compiled import load_library
 from conjoin.errors import NonFiniteError
-from conjoin.merging import Merged
 from conjoin.streaming import (
     NotedCheckpoint,
     Ranks,
@@ -388,33 +385,3 @@ def test_copies_of_the_process_write_the_same_bytes(tmp_path, name, count):
     assert files[0].read_bytes() == files[1].read_bytes()
     assert seen == sorted(seen)
     assert seen[-1][1] == sum(job.nbytes for job in jobs)
-
-
-@pytest.mark.parametrize("method", ["linear", "slerp", "model_stock", "dare_linear", "passthrough"])
-def test_straight_from_files_is_what_tensors_give(method, tmp_path, monkeypatch):
-    monkeypatch.setattr("conjoin.merging.task.LEAST", 1)
-    count = {"passthrough": 1, "linear": 2, "slerp": 2}.get(method, 3)
-    states = [
-        {"w": filled((700,), torch.bfloat16, k), "v": filled((5, 7), torch.float32, k)}
-        for k in range(count)
-    ]
-    models = [
-        NotedCheckpoint(on_disk(state, tmp_path / f"{k}.safetensors"))
-        for k, state in enumerate(states)
-    ]
-    straight = []
-    write_straight = Merged.write
-
-    def noted(self, *args):
-        straight.append(write_straight(self, *args))
-        return straight[-1]
-
-    with small_blocks():
-        monkeypatch.setattr(Merged, "write", noted)
-        found = write(merged_of(models, method), tmp_path / "straight")
-        monkeypatch.setattr(Merged, "write", lambda *args: None)
-        expected = write(merged_of(models, method), tmp_path / "tensors")
-    assert found == expected  # the digests of all that was read and written
-    assert tree(tmp_path / "straight") == tree(tmp_path / "tensors")
-    if load_library() is not None:
-        assert any(straight) is (method != "dare_linear")  # that one draws masks

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from conjoin.alignment.blocks import boxes_of
-from conjoin.batches import Inputs, map_inputs, run_model, size_of
+from conjoin.batches import Inputs, run_model, size_of
 from conjoin.data_statistics.watching import without_fast_path
 from conjoin.errors import DataError, NonFiniteError
 from conjoin.evaluation import evaluating
@@ -188,17 +188,11 @@ def _inputs_of(
         modules[name].register_forward_pre_hook(hook_of(name), with_kwargs=True) for name in readers
     ]
     try:
-        _run(model, batch)
+        run_model(model, batch)
     finally:
         for handle in handles:
             handle.remove()
     return found
-
-
-def _run(net: nn.Module, batch: Inputs) -> None:
-    parameter = next(net.parameters(), None)
-    where = parameter.device if parameter is not None else torch.device("cpu")
-    run_model(net, map_inputs(batch, lambda tensor: tensor.to(where)))
 
 
 def _check_finite(name: str, one: Tensor, two: Tensor) -> None:

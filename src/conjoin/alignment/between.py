@@ -21,7 +21,7 @@ from conjoin.batches import (
     concatenate,
     device_of,
     inputs_of,
-    map_inputs,
+    inputs_on,
     read_logits,
     run_model,
     size_of,
@@ -97,10 +97,10 @@ def examples_of(
             statistics of a batch are of both; what is left over of the longer list is left out.
         loss: for one of the caller's own, the models are not run.
     """
-    device = device_of(models[0]) or torch.device("cpu")
+    device = device_of(models[0])
 
     def here(batch: Any) -> Inputs:
-        return map_inputs(inputs_of(batch), lambda tensor: tensor.to(device))
+        return inputs_on(inputs_of(batch), device)
 
     def term(batch: Any, which: tuple[int, ...]) -> Term:
         inputs = inputs_of(batch)
@@ -184,7 +184,7 @@ class Between:
         # Some models keep what they once computed from their weights, until they are put into
         # train mode.
         self._network.train().eval()
-        inputs = map_inputs(example.inputs, lambda tensor: tensor.to(self.device))
+        inputs = inputs_on(example.inputs, self.device)
         args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else (inputs, None)
         try:
             outputs = functional_call(self._network, weights, args, kwargs)

@@ -1,5 +1,7 @@
 """What is faster in C: elementwise programs to the same bits as torch's, and three special things.
 
+A program runs over blocks of tensors (`Run`), or from files to a file (`run_over_files`).
+
     function of tensors ──tracing──► operations ──► program ──► tiles.c, a tile at a time
                                           └── proved by running
 

@@ -53,7 +53,7 @@ class Passed:
 
 
 class _Memory(threading.local):
-    """Memory of a thread, used again: the system takes .1 s to give the first 200 MB of any."""
+    """Memory of a thread, used again, since each page of new memory is given at its first use."""
 
     held = np.empty(0, np.uint8)
 

@@ -16,7 +16,7 @@ from conjoin.coupling.effective_steps import EffectiveStep, OtherOptimizers, che
 from conjoin.coupling.handing_over import hand_over
 from conjoin.coupling.members import (
     check_coupled,
-    check_one_dtype,
+    check_shareable,
     check_start,
     common_names,
     layers_of_members,
@@ -130,7 +130,7 @@ class Coupling:
         self._cached: tuple[int, dict[str, float]] | None = None
         coupled = coupled_names(strength, self._layers, self._tensor_names)
         check_coupled(self._members, coupled)
-        check_one_dtype(self._members, shared_names(strength, self._layers, self._tensor_names))
+        check_shareable(self._members, shared_names(strength, self._layers, self._tensor_names))
         if start == "shared":
             check_start(self._members, coupled)
         own = self._members[0].parameters

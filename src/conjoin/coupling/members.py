@@ -15,7 +15,7 @@ from conjoin.measure import Layer, layers_of
 __all__ = [
     "Member",
     "check_coupled",
-    "check_one_dtype",
+    "check_shareable",
     "check_start",
     "common_names",
     "layers_of_members",
@@ -184,7 +184,7 @@ def check_coupled(members: Sequence[Member], names: Iterable[str]) -> None:
                 )
 
 
-def check_one_dtype(members: Sequence[Member], names: Iterable[str]) -> None:
+def check_shareable(members: Sequence[Member], names: Iterable[str]) -> None:
     """Raise if tensors that are to be one (strength infinity) differ in dtype or kind of device.
 
     Raises:

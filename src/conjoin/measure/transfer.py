@@ -332,9 +332,8 @@ def _with_new_head(start: nn.Module, outputs: int) -> nn.Module:
     if not linear:
         raise InputError(f"{type(start).__name__} has no nn.Linear whose place a new head can take")
     name, old = linear[-1]
-    device, dtype = old.weight.device, old.weight.dtype
     head: nn.Linear = nn.utils.skip_init(  # unlike nn.Linear(...), it draws no random numbers
-        nn.Linear, old.in_features, outputs, device=device, dtype=dtype
+        nn.Linear, old.in_features, outputs, device=old.weight.device, dtype=old.weight.dtype
     )
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)

@@ -45,19 +45,6 @@ from conjoin.recipes.values import Gradient, Value
 
 __all__ = ["build_mergekit"]
 
-_OF_ANY_NUMBER = (
-    "task_arithmetic",
-    "ties",
-    "dare_linear",
-    "dare_ties",
-    "della",
-    "della_linear",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "sce",
-)
-"""Methods that may be given the base alone, in mergekit too."""
-
 Read = Mapping[str, Found[Any]]
 
 
@@ -268,13 +255,13 @@ def _base_alone(part: Part, reader: _Reader) -> Part:
     """A part of the base alone, in which the base stands as a model that has changed nothing."""
     if reader.base is None or len(reader.problems):
         return part
-    name, method = reader.base.reference, reader.method.name
-    if method not in _OF_ANY_NUMBER:
-        reader.problems.add(part.place, f"{method} needs other models than the base {name!r}")
+    name, method = reader.base.reference, reader.method
+    if method.least > 1 or method.models is not None or Need.BASE not in method.needs:
+        reader.problems.add(part.place, f"{method.name} needs other models than the base {name!r}")
         return part
     reader.note(f"{part.place}: nothing but the base {name!r} is listed, which is what comes out")
     number = _number(reader.base, part.base_layers is not None, reader)
-    weight = {"weight": Value.of(1.0)} if Need.WEIGHTS in reader.method.needs else {}
+    weight = {"weight": Value.of(1.0)} if Need.WEIGHTS in method.needs else {}
     use = Use(number, part.base_layers, weight, part.place)
     return replace(part, uses=(use,))
 

@@ -18,7 +18,7 @@ from conjoin.batches import (
     concatenate,
     device_of,
     inputs_of,
-    map_inputs,
+    inputs_on,
     run_model,
     size_of,
 )
@@ -185,10 +185,7 @@ def _mixed(parts: Sequence[Data], batch_size: int, device: torch.device | None) 
         for iterator in iterators:
             batch = next(iterator, None)
             if batch is not None:
-                found = inputs_of(batch)
-                if device is not None:  # parts may lie on several
-                    found = map_inputs(found, lambda tensor: tensor.to(device))
-                inputs.append(found)
+                inputs.append(inputs_on(inputs_of(batch), device))  # parts may lie on several
                 going.append(iterator)
         filled = [part for part in inputs if size_of(part)]
         if filled:

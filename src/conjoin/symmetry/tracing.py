@@ -18,7 +18,7 @@ from torch.export import (
 )
 from torch.fx import Node
 
-from conjoin.batches import Inputs, device_of, map_inputs
+from conjoin.batches import Inputs, device_of, inputs_on
 from conjoin.checkpoints import Checkpoint, Kind, from_module
 from conjoin.errors import InputError, TraceError
 from conjoin.symmetry.copies import fresh_copy
@@ -120,10 +120,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Trace:
 
 def _trace(model: nn.Module, inputs: Inputs) -> Trace:
     """Export a copy; with a batch of one, too, though nothing is then known of larger ones."""
-    device = device_of(model)
-    if device is not None:
-        inputs = map_inputs(inputs, lambda tensor: tensor.to(device))
-    args, kwargs = _arguments(inputs)
+    args, kwargs = _arguments(inputs_on(inputs, device_of(model)))
     # Of a view that is not contiguous, torch.export does not find the dimensions that vary.
     args = tuple(tensor.contiguous() for tensor in args)
     kwargs = {name: tensor.contiguous() for name, tensor in kwargs.items()}
