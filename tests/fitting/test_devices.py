@@ -6,6 +6,7 @@ from torch import nn
 
 from conjoin import merge_with_data
 from conjoin.errors import MismatchError
+from conjoin.fitting.prepared import one_device
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -37,3 +38,9 @@ def test_a_gpu_gives_what_a_cpu_gives(method):
 def test_models_on_two_devices_are_refused():
     with pytest.raises(MismatchError, match=r"cpu, and model 1 on cuda:0.*model.to"):
         merge_with_data([_net(0), _net(1).cuda()], _data())
+
+
+def test_what_is_said_of_models_on_two_devices():
+    with pytest.raises(MismatchError, match=r"cpu, and model 1 on meta.*model.to"):
+        one_device([_net(0), _net(1).to("meta")])
+    assert one_device([_net(0), nn.ReLU()]) == torch.device("cpu")  # one has no tensors

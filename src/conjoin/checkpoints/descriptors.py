@@ -96,7 +96,7 @@ class KnownFile:
 
     @contextmanager
     def opened(self) -> Iterator[io.FileIO]:
-        """Give the file, or one that is kept open; whoever reads it asks `check`, before and after.
+        """Give the file, or one that is kept open; who has read it asks `check`.
 
         Raises:
             CheckpointError: it cannot be opened.

@@ -20,7 +20,7 @@ from conjoin.symmetry import Layout, Symmetries, find_symmetries
 from conjoin.symmetry.copies import fresh_copy
 from conjoin.symmetry.tracing import trace
 
-__all__ = ["Prepared", "Settings", "first_of", "precise", "prepare", "with_labels"]
+__all__ = ["Prepared", "Settings", "first_of", "one_device", "precise", "prepare", "with_labels"]
 
 ALIGNED_ON = 500
 """Examples of each model that activations are compared on."""
@@ -138,7 +138,7 @@ def prepare(
         raise InputError(f"align= needs an Alignment of each of the {count} models")
     for number, model in enumerate(models):
         check_weights(model, f"model {number}")
-    device = _one_device(models)
+    device = one_device(models)
     sets = [
         [map_inputs(batch, lambda t: precise(t.to(device))) for batch in part]
         for part in read(data, count, examples, 250)
@@ -186,7 +186,12 @@ def precise(tensor: Tensor) -> Tensor:
     return tensor.float() if low else tensor
 
 
-def _one_device(models: Sequence[nn.Module]) -> torch.device:
+def one_device(models: Sequence[nn.Module]) -> torch.device:
+    """Give the device that all models are on.
+
+    Raises:
+        MismatchError: there are several.
+    """
     found = [device_of(model) or torch.device("cpu") for model in models]
     for number, device in enumerate(found):
         if device != found[0]:
