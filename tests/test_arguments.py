@@ -76,7 +76,7 @@ def test_mappings():
 
 @pytest.mark.parametrize("given", ["bfloat16", "torch.bfloat16", torch.bfloat16])
 def test_dtypes(given):
-    assert as_dtype(given) == torch.bfloat16
+    assert as_dtype(given).torch == torch.bfloat16
 
 
 @pytest.mark.parametrize("given", ["bf17", "nn", np.float32, 16, None, "int8", torch.bool])

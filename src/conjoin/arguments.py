@@ -1,15 +1,19 @@
 """What an argument has to be, and an error that says so where it is something else."""
 
+from __future__ import annotations
+
 import math
 import operator
 from collections.abc import Iterable, Mapping, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-from torch.nn.parameter import is_lazy
-
+from conjoin.deferred import torch
+from conjoin.dtypes import DTYPES, DType, dtype_of
 from conjoin.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 __all__ = [
     "as_dtype",
@@ -39,13 +43,13 @@ def as_module(value: object, what: str = "the model") -> nn.Module:
     conjoin.errors.InputError: the first model has to be a torch.nn.Module, not dict; load the
     state dict into a network of its class first: network.load_state_dict(...)
     """
-    if isinstance(value, nn.Module):
+    if isinstance(value, torch.nn.Module):
         return value
     hint = ""
     if isinstance(value, Mapping):
         hint = "; load the state dict into a network of its class first: "
         hint += "network.load_state_dict(...)"
-    elif isinstance(value, type) and issubclass(value, nn.Module):
+    elif isinstance(value, type) and issubclass(value, torch.nn.Module):
         hint = f" {value.__name__}; pass an instance of it"
     raise InputError(f"{what} has to be a torch.nn.Module, not {type(value).__name__}{hint}")
 
@@ -64,7 +68,7 @@ def check_weights(model: nn.Module, what: str = "the model") -> None:
     not know its shape. Run the model on one batch first
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
+        if torch.nn.parameter.is_lazy(tensor):
             raise InputError(
                 f"{name!r} of {what} is not initialized: its module is lazy and does not know its "
                 "shape. Run the model on one batch first"
@@ -86,7 +90,9 @@ def as_modules(values: Any, what: str) -> list[nn.Module]:
     ...
     conjoin.errors.InputError: parents has to be a list of modules, [a, b], not Linear
     """
-    alone = isinstance(values, Mapping | str | nn.Module) and not isinstance(values, nn.ModuleList)
+    alone = isinstance(values, Mapping | str | torch.nn.Module) and not isinstance(
+        values, torch.nn.ModuleList
+    )
     if alone or not isinstance(values, Iterable):
         raise InputError(f"{what} has to be a list of modules, [a, b], not {type(values).__name__}")
     return [as_module(one, f"number {number} of {what}") for number, one in enumerate(values)]
@@ -174,18 +180,20 @@ def as_mapping(value: Any, what: str, example: str) -> Mapping[Any, Any]:
     return value
 
 
-def as_dtype(value: torch.dtype | str) -> torch.dtype:
+def as_dtype(value: torch.dtype | str) -> DType:
     """Give a dtype for weights from itself or its name.
 
     Raises:
         InputError: it is none, or weights cannot have it.
 
-    >>> as_dtype("bfloat16")
+    >>> as_dtype("bfloat16").torch
     torch.bfloat16
     """
-    name = value.removeprefix("torch.") if isinstance(value, str) else None
-    dtype = value if name is None else getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
+    if isinstance(value, str):
+        dtype = DTYPES.get(value.removeprefix("torch."))
+    else:
+        dtype = dtype_of(value) if isinstance(value, torch.dtype) else None
+    if dtype is None:
         raise InputError(
             f"dtype has to be a torch.dtype such as torch.bfloat16, not {value!r:.200}"
         )

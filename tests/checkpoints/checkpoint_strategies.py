@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conjoin.checkpoints.safetensors_header import DTYPES
+from conjoin.checkpoints.safetensors_header import CODES
 
 # A disk that is busy with something else may take its time to flush.
 on_disk = settings(deadline=None, max_examples=50)
@@ -28,7 +28,7 @@ names = st.one_of(
     st.sampled_from(ODD_NAMES), st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 ).filter(lambda name: name not in ("__metadata__", "format", "conjoin.order", "pt"))
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
-dtypes = st.sampled_from(list(DTYPES.values()))
+dtypes = st.sampled_from([dtype.torch for dtype in CODES.values()])
 
 
 @st.composite

@@ -1,12 +1,13 @@
-"""Torch is imported after the arguments are read, and garbage is looked for as before."""
+"""Torch is imported when it is needed, and garbage is looked for as before."""
 
 import gc
 import subprocess
 import sys
 
 import pytest
+import torch
 
-from conjoin.cli.computing import import_torch
+from conjoin.checkpoints import save
 
 
 def lines_of(code):
@@ -20,37 +21,87 @@ def lines_of(code):
 def test_garbage_is_looked_for_as_before(looks):
     code = (
         "import gc, sys\n"
-        "from conjoin.cli.computing import import_torch\n"
+        "from conjoin.deferred import has_torch, torch\n"
         f"gc.enable() if {looks} else gc.disable()\n"
         "found = []\n"
         "gc.callbacks.append(lambda phase, info: found.append(phase))\n"
-        "import_torch()\n"
-        "print('torch' in sys.modules, gc.isenabled(), len(found))\n"
-        "print(gc.get_freeze_count() > 100_000)\n"
+        "before = has_torch()\n"
+        "torch.zeros(1)\n"
+        "print(before, has_torch(), gc.isenabled(), len(found) < 10)\n"
         "print(gc.get_threshold())\n"
     )
-    found, frozen, thresholds = lines_of(code)
-    assert (found, frozen) == (f"True {looks} 0", "True")
+    found, thresholds = lines_of(code)
+    assert found == f"False True {looks} True"
     assert thresholds == str(gc.get_threshold())
 
 
-def test_nothing_happens_where_torch_is_imported_already():
-    before = gc.get_freeze_count()
-    import_torch()
-    assert gc.get_freeze_count() == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "imported"),
-    [(["methods", "mean"], True), (["merge", "--mistyped"], False), (["merge", "--help"], False)],
-)
-def test_mistakes_do_not_wait_for_torch(arguments, imported):
+def has_torch_after(arguments):
     code = (
         "import sys\n"
         "from conjoin.cli import main\n"
         "try:\n"
         f"    main({arguments!r})\n"
-        "except SystemExit:\n"
-        "    print('torch' in sys.modules)\n"
+        "except SystemExit as end:\n"
+        "    print('torch' in sys.modules, end.code)\n"
     )
-    assert lines_of(code)[-1] == str(imported)
+    return lines_of(code)[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["methods", "mean"], 0),
+        (["schema"], 0),
+        (["merge", "--mistyped"], 2),
+        (["merge", "--help"], 0),
+        (["align", "--help"], 0),
+    ],
+)
+def test_what_needs_no_tensors_does_not_wait_for_torch(arguments, code):
+    assert has_torch_after(arguments) == f"False {code}"
+
+
+SIMPLE = {
+    "mean": "",
+    "linear": "",
+    "task_arithmetic": "base: base.safetensors",
+    "slerp": "",
+    "karcher": "",
+    "multislerp": "",
+    "model_stock": "base: base.safetensors",
+}
+
+
+@pytest.mark.parametrize("method", SIMPLE)
+def test_simple_methods_merge_files_without_torch(method, tmp_path):
+    pytest.importorskip("conjoin.compiled")
+    from conjoin.compiled import load_library
+
+    if load_library() is None:
+        pytest.skip("this installation has no compiled part")
+    for seed, name in enumerate(("a", "b", "base")):
+        generator = torch.Generator().manual_seed(seed)
+        state = {
+            "w": torch.randn(40, 70, generator=generator).bfloat16(),
+            "norm": torch.rand(7, generator=generator),
+        }
+        save(state, tmp_path / f"{name}.safetensors")
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(
+        f"method: {method}\nmodels: [a.safetensors, b.safetensors]\n{SIMPLE[method]}\n"
+    )
+    for command in ("plan", "merge"):
+        out = [str(tmp_path / "out")] if command == "merge" else []
+        assert has_torch_after([command, str(recipe), *out]) == "False 0"
+
+
+def test_numbers_that_are_not_finite_are_found_by_torch_then(tmp_path):
+    for name, value in (("a", 1.0), ("b", torch.nan)):
+        save({"w": torch.full((5,), value)}, tmp_path / f"{name}.safetensors")
+    models = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    out = str(tmp_path / "out.safetensors")
+    assert has_torch_after(["merge", *models, "-o", out, "--workers", "1"]) == "True 1"
+    assert (
+        has_torch_after(["merge", *models, "-o", out, "--workers", "1", "--allow-nonfinite"])
+        == "True 0"
+    )

@@ -100,7 +100,7 @@ def test_nothing_is_compiled_on_other_systems(hook, monkeypatch):
 
 
 def test_python_and_c_agree_on_the_operations():
-    from conjoin.compiled.program import DTYPES, REGISTERS, Operation
+    from conjoin.compiled.program import KINDS, REGISTERS, Operation
 
     text = (COMPILED / "tiles.c").read_text(encoding="utf-8")
     names = text[text.index("LOAD, STORE") : text.index("};", text.index("LOAD, STORE"))]
@@ -111,4 +111,4 @@ def test_python_and_c_agree_on_the_operations():
     text = (COMPILED / "numbers.h").read_text(encoding="utf-8")
     kinds = text[text.index("enum { BFLOAT16") :].split("}")[0].split("{")[1].split(",")
     assert [kind.strip() for kind in kinds] == ["BFLOAT16", "FLOAT16", "FLOAT32", "INT8", "BITS"]
-    assert list(DTYPES.values()) == list(range(len(kinds)))
+    assert list(KINDS.values()) == list(range(len(kinds)))

@@ -16,6 +16,7 @@ from conjoin.compiled import LEAST, Programs, Run, load_library
 from conjoin.errors import NonFiniteError
 from conjoin.merging.rounding import rounded
 from conjoin.methods import METHODS, Method, Need, TotalOf
+from conjoin.methods.gram import gram_of
 from conjoin.methods.reductions import quick_products, quick_sums
 
 if load_library() is None and not os.environ.get("CONJOIN_REQUIRE_COMPILED"):
@@ -27,6 +28,11 @@ rows = pytest.mark.parametrize("row", ELEMENTWISE, ids=[row.name for row in ELEM
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 # What these look at is a whole tensor, so that their summaries have other last bits.
 SUMMED = {row.name for row in ELEMENTWISE if row.summarize is not None}
+
+BY_SYMBOLS = (
+    *("sum", "mean", "linear", "passthrough", "task_arithmetic"),
+    *("slerp", "nuslerp", "multislerp", "karcher", "geometric_median", "model_stock"),
+)
 
 OTHER = {
     "linear": {"normalize": False},
@@ -122,7 +128,7 @@ def test_every_elementwise_method_has_torchs_bits(row, count, dtypes, result, si
     )
     if program is None:
         # Factors that are out of all bounds are used in float64, and the spread of many models.
-        wide = not keywords.get("summary", torch.zeros(1)).abs().max() <= 16
+        wide = not torch.as_tensor(keywords.get("summary", 0.0)).abs().max() <= 16
         assert wide or row.name == "slerp" or (row.name == "sce" and len(stored) > 3)
         return
     expected = by_torch(row, stored, keywords, seed, result)
@@ -132,6 +138,82 @@ def test_every_elementwise_method_has_torchs_bits(row, count, dtypes, result, si
         assert not all(bool(one.isfinite().all()) for one in (*stored, expected))
     else:
         assert torch.equal(bits(found), bits(expected))
+
+
+@rows
+@few
+@given(
+    count=st.integers(2, 4),
+    dtypes=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=3),
+    result=st.sampled_from(DTYPES),
+    seed=st.integers(0, 999),
+    other=st.booleans(),
+)
+def test_symbols_and_tracing_give_the_same_program(row, count, dtypes, result, seed, other):
+    parameters = OTHER.get(row.name, {}) if other else {}
+    if "density" in parameters and isinstance(parameters["density"], list):
+        count = len(parameters["density"])
+    stored, keywords = prepared(row, count, dtypes, 3001, seed, parameters)
+
+    def make():
+        return Programs(rounded).of(
+            row.function,
+            keywords,
+            stored=[tensor.dtype for tensor in stored],
+            result=result,
+            base=Need.BASE in row.needs,
+        )
+
+    program, traced = make(), without_symbols(make)
+    assert (program is None) == (traced is None)
+    if program is not None:
+        assert bytes(program.code) == bytes(traced.code)
+        assert program.structure == traced.structure
+
+
+def without_symbols(make):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conjoin.compiled.programs, "_by_symbols", lambda *_, **__: None)
+        return make()
+
+
+@pytest.mark.parametrize("base", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_symbols_and_tracing_give_the_same_sums(base, count):
+    asked = []
+
+    class Asked(TotalOf):
+        def __call__(self, function):
+            asked.append(function)
+            return super().__call__(function)
+
+    stored = [torch.randn(9, generator=torch.Generator().manual_seed(k)) for k in range(count)]
+    given = {"base": torch.ones(9)} if base else {}
+    gram_of(Asked(stored, **given), "m")
+
+    def make():
+        stored = [torch.bfloat16] * (count + base)
+        return Programs(rounded).of(asked[0], {}, stored=stored, result=None, base=base)
+
+    program, traced = make(), without_symbols(make)
+    assert program.sums == traced.sums == count * (count + 1) // 2
+    assert bytes(program.code) == bytes(traced.code)
+
+
+@pytest.mark.parametrize("name", BY_SYMBOLS)
+def test_simple_functions_are_understood_without_tensors(name, monkeypatch):
+    # Nothing but time would tell, and a torch that is imported for nothing.
+    row = METHODS[name]
+    stored, keywords = prepared(row, 2, [torch.float32], 2000, 0, {})
+    monkeypatch.setattr(Programs, "_make", lambda *_, **__: None)
+    program = Programs(rounded).of(
+        row.function,
+        keywords,
+        stored=[tensor.dtype for tensor in stored],
+        result=torch.bfloat16,
+        base=Need.BASE in row.needs,
+    )
+    assert program is not None
 
 
 @rows
@@ -172,8 +254,8 @@ def test_the_engine_gives_the_same_with_it_and_without(row, dtype, monkeypatch):
         name: 0.25 for name, value in row.defaults.items() if value is inspect.Parameter.empty
     }
     ran = []
-    run = conjoin.compiled.Program.run
-    monkeypatch.setattr(conjoin.compiled.Program, "run", lambda *args: ran.append(1) or run(*args))
+    run = conjoin.compiled.Run.__call__
+    monkeypatch.setattr(conjoin.compiled.Run, "__call__", lambda *args: ran.append(1) or run(*args))
     found = _first(merge(models, row.name, **given, parameters=parameters))["w"]
     assert ran
     monkeypatch.setattr(conjoin.compiled.programs, "load_library", lambda: None)

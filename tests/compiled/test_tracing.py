@@ -3,6 +3,7 @@
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,6 +75,13 @@ UNTRACED = {
     "fewer digits": lambda t: t[0].half().float(),
     "other operations": lambda t: t[0].exp(),
     "integers": lambda t: (t[0].view(torch.int32) + 1).view(torch.float32),
+    "how many": lambda t: t[0] * t[0].numel(),
+    "how many rows": lambda t: t[0] * t[0].shape[0],
+    "rows": lambda t: t[0].reshape(-1, 1) + t[1].reshape(1, -1),
+    "whether they are equal": lambda t: t[0] * 2 if t[0] == t[1] else t[0],
+    "NumPy's doing": lambda t: np.add(t[0], t[1]),
+    "NumPy's array": lambda t: np.asarray(t[0]) + 1,
+    "a factor that is NaN": lambda t: t[0] * math.nan,
     "a table": lambda t: t[0] * torch.arange(t[0].numel()),
     "random numbers": lambda t: t[0] * torch.rand_like(t[0]),
     "infinity": lambda t: t[0].clamp(max=float("inf")),
@@ -83,7 +91,6 @@ UNTRACED = {
     "sum of bool": lambda t: t[0] * ((t[0] > 0) + (t[1] > 0)),
     "no tensor": lambda t: None,
     "an error": lambda t: t[5],
-    "NaN": lambda t: (t[0] - t[0]) / (t[1] - t[1]),
     "sums": lambda t: quick_sums(t),
 }
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conjoin.checkpoints import Checkpoint, Kind, MemoryCheckpoint, Spec
+from conjoin.dtypes import FLOAT32, FLOAT64
 from conjoin.errors import MismatchError
 from conjoin.merging import Rule, Settings, make_tasks
 from conjoin.merging.task import working_dtype
@@ -104,16 +105,16 @@ def test_dtypes_of_results_and_of_the_arithmetic():
         torch.float16,
         torch.int64,
     ]
-    assert [tasks[name].working for name in "wd"] == [torch.float32, torch.float64]
+    assert [tasks[name].working for name in "wd"] == [FLOAT32, FLOAT64]
     wide = _tasks([header] * 2, working=torch.float64)
-    assert wide["w"].working == torch.float64
+    assert wide["w"].working == FLOAT64
     assert wide["w"].spec.dtype == torch.bfloat16
 
 
 def test_a_wider_base_widens_the_arithmetic():
     base = Header(w=_spec(dtype=torch.float64))
     tasks = _tasks([Header(w=_spec())] * 2, "task_arithmetic", base=base, dtype=torch.float32)
-    assert tasks["w"].working == torch.float64
+    assert tasks["w"].working == FLOAT64
 
 
 def test_whether_parts_can_be_made():
@@ -143,7 +144,7 @@ def test_the_arithmetic_is_wide_enough_and_its_order_says_nothing(given_dtypes, 
     found = working_dtype(given_dtypes, least)
     assert found == working_dtype(given_dtypes[::-1], least)
     assert working_dtype([found], least) == found
-    assert found in (torch.float32, torch.float64, torch.complex64, torch.complex128)
+    assert found.torch in (torch.float32, torch.float64, torch.complex64, torch.complex128)
     assert found.is_complex == any(dtype.is_complex for dtype in given_dtypes)
     exact = {torch.float64, torch.complex128} & set(given_dtypes) or least is not None
-    assert (found in (torch.float64, torch.complex128)) == bool(exact)
+    assert (found.torch in (torch.float64, torch.complex128)) == bool(exact)

@@ -117,6 +117,9 @@ class Totals:
             found = value if adds else value.clone() if found is None else found.add_(value)
         return found
 
+    def numbers(self, function):
+        return self(function).tolist()
+
     def sample(self, function, count):
         step = max(1, -(-self.size // count))
         parts = []

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conjoin.errors import MethodError
+from conjoin.methods import TotalOf
 from conjoin.methods.gram import (
     combined,
     directions,
@@ -17,6 +18,16 @@ from conjoin.methods.gram import (
 )
 
 few = settings(deadline=None, max_examples=30)
+
+
+class _Counted(TotalOf):
+    """Counts how often the tensors are looked at."""
+
+    looks = 0
+
+    def __call__(self, function):
+        self.looks += 1
+        return super().__call__(function)
 
 
 @st.composite
@@ -37,15 +48,15 @@ def test_products_and_distances_are_those_of_float64(case):
     changes = wide - base.double().numpy()
     close = {"rtol": 1e-12, "atol": 1e-14 * float((wide**2).sum() + (changes**2).sum())}
     for extra, vectors in (({}, wide), ({"base": base}, changes)):
-        found = gram_of(lambda f, extra=extra: f(tensors, **extra), "m", exact=True)
+        found = gram_of(TotalOf(tensors, **extra), "m", exact=True)
         np.testing.assert_allclose(found, vectors @ vectors.T, **close)
         assert (found == found.T).all()
-        found = gram_of(lambda f, extra=extra: f(tensors, **extra), "m")
+        found = gram_of(TotalOf(tensors, **extra), "m")
         lengths = np.linalg.norm(vectors, axis=1)
         assert (np.abs(found - vectors @ vectors.T) <= 3e-7 * np.outer(lengths, lengths)).all()
         assert (found == found.T).all()
     apart = ((wide[:, None] - wide) ** 2).sum(-1)
-    np.testing.assert_allclose(squared_distances(lambda f: f(tensors), "m"), apart, **close)
+    np.testing.assert_allclose(squared_distances(TotalOf(tensors), "m"), apart, **close)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +77,9 @@ def test_vectors_that_cancel_are_looked_at_again(angle, weights, exactly):
         0
     ].t()
     tensors = [one, np.cos(angle) * one + np.sin(angle) * other]
-    looks = []
-
-    def total(function):
-        looks.append(function)
-        return function(tensors)
-
+    total = _Counted(tensors)
     found = gram_of(total, "m", weights)
-    assert len(looks) == 1 + exactly
+    assert total.looks == 1 + exactly
     if exactly:
         assert (found == gram_of(total, "m", exact=True)).all()
 
@@ -83,26 +89,20 @@ def test_blocks_out_of_range_of_float32_are_exact():
     for factors in ((1e-25, 1e-25), (1e25, 1e25), (1e-25, 1e25), (0.0, 1.0)):
         tensors = [factor * torch.randn(70_000, generator=random) for factor in factors]
         wide = torch.stack(tensors).double().numpy()
-        found = gram_of(lambda f, tensors=tensors: f(tensors), "m")
+        found = gram_of(TotalOf(tensors), "m")
         expected = wide @ wide.T
         scale = np.sqrt(np.outer(np.diagonal(expected), np.diagonal(expected)))
         assert (np.abs(found - expected) <= 1e-13 * scale).all()
 
 
 def test_nothing_is_looked_at_twice_for_nothing():
-    looks = []
-
-    def total(function):
-        looks.append(function)
-        return function([torch.full((3,), size)] * 2)
-
-    size = 2.0
+    total = _Counted([torch.full((3,), 2.0)] * 2)
     assert (gram_of(total, "m") == 12).all()
-    assert len(looks) == 1
+    assert total.looks == 1
     for size in (0.0, 1e-30, 1e30):  # squares that float32 may not hold
-        looks.clear()
+        total = _Counted([torch.full((3,), size)] * 2)
         assert gram_of(total, "m") == pytest.approx(np.full((2, 2), 3 * size**2), rel=1e-6)
-        assert len(looks) == 2
+        assert total.looks == 2
 
 
 def test_the_distance_of_near_models_is_exact():
@@ -110,7 +110,7 @@ def test_the_distance_of_near_models_is_exact():
     one = torch.full((1 << 20,), 1.0)
     other = one.clone()
     other[0] += 2.0**-20
-    assert squared_distances(lambda f: f([one, other]), "m")[0, 1] == 2.0**-40
+    assert squared_distances(TotalOf([one, other]), "m")[0, 1] == 2.0**-40
 
 
 @pytest.mark.parametrize("threads", [2, 3])
@@ -119,10 +119,10 @@ def test_the_number_of_threads_changes_no_bit(threads):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        one = [gram_of(lambda f: f(tensors), "m", exact=exact) for exact in (False, True)]
+        one = [gram_of(TotalOf(tensors), "m", exact=exact) for exact in (False, True)]
         torch.set_num_threads(threads)
         for exact in (False, True):
-            assert (gram_of(lambda f: f(tensors), "m", exact=exact) == one[exact]).all()
+            assert (gram_of(TotalOf(tensors), "m", exact=exact) == one[exact]).all()
     finally:
         torch.set_num_threads(before)
 
@@ -179,6 +179,6 @@ def test_points_have_weights_of_zero_or_more():
 def test_complex_tensors_are_refused():
     tensors = [torch.ones(2, dtype=torch.complex64)] * 2
     with pytest.raises(MethodError, match="karcher looks at"):
-        gram_of(lambda f: f(tensors), "karcher")
+        gram_of(TotalOf(tensors), "karcher")
     with pytest.raises(MethodError, match="complex"):
-        squared_distances(lambda f: f(tensors), "geometric_median")
+        squared_distances(TotalOf(tensors), "geometric_median")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from method_engine import run
 
 from conjoin.errors import MethodError
+from conjoin.methods import TotalOf
 from conjoin.methods.karcher import find_karcher_mean
 
 few = settings(deadline=None, max_examples=50)
@@ -122,10 +123,8 @@ def test_one_model_is_itself():
 def test_near_models_keep_their_differences():
     # Angles of 1e-4, which a cosine in float32 does not see.
     one, other = torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1e-4])
-    summary = find_karcher_mean(lambda f: f([one, other]), weights=[3, 1])
-    torch.testing.assert_close(
-        summary, torch.tensor([0.75, 0.25], dtype=torch.float64), rtol=1e-7, atol=1e-7
-    )
+    summary = find_karcher_mean(TotalOf([one, other]), weights=[3, 1])
+    assert summary == pytest.approx([0.75, 0.25], rel=1e-7, abs=1e-7)
 
 
 def test_negative_weights_are_refused():

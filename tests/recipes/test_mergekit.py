@@ -59,7 +59,7 @@ dtype: float16
     assert recipe.base.reference == "org/base"
     assert [s.reference for s in recipe.sources] == ["org/a", "org/b@v2"]
     assert recipe.output.files_from == BASE
-    assert recipe.dtype is torch.float16
+    assert recipe.dtype.torch is torch.float16
     weights, parameters = settings(recipe, "model.layers.4.mlp.up.weight", layer(4, 9))
     assert weights == (1.0, 0.5)
     # Layer 4 of 9 is at t = 1/2, where the gradient has its middle value.
@@ -194,7 +194,7 @@ def test_tokenizer_source_and_dtypes(tmp_path: Path):
     )
     recipe = read(text, tmp_path)
     assert recipe.output.files_from == 0  # mergekit's config is not the tokenizer's model's
-    assert recipe.dtype is torch.bfloat16
+    assert recipe.dtype.torch is torch.bfloat16
     assert recipe.vocabulary is not None
     assert recipe.vocabulary.of == 1
     assert any("rows of embeddings without a token are kept" in note for note in recipe.notes)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from conjoin.checkpoints import Kind, save
+from conjoin.dtypes import FLOAT32, FLOAT64
 from conjoin.errors import NonFiniteError, RecipeError
 from conjoin.merging import Rule, merge
 from conjoin.methods import METHODS, Need
@@ -181,9 +182,9 @@ def test_dtype_of_the_result_and_of_the_arithmetic(tmp_path, merged):
         save({"w": torch.full((2,), value).bfloat16()}, tmp_path / f"{name}.safetensors")
     text = "method: mean\nmodels: [a.safetensors, b.safetensors]\n"
     found = merged(text)
-    assert (found["w"].dtype, found.tasks["w"].working) == (torch.bfloat16, torch.float32)
+    assert (found["w"].dtype, found.tasks["w"].working) == (torch.bfloat16, FLOAT32)
     found = merged(text + "dtype: float32\narithmetic: float64\n")
-    assert (found["w"].dtype, found.tasks["w"].working) == (torch.float32, torch.float64)
+    assert (found["w"].dtype, found.tasks["w"].working) == (torch.float32, FLOAT64)
     assert found["w"][0].item() == 1 + 2**-8
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from conjoin.checkpoints import Kind
+from conjoin.dtypes import DTYPES, FLOAT64
 from conjoin.errors import RecipeError
 from conjoin.recipes import BASE, Gradient, read_recipe, recipe_from
 
@@ -73,7 +74,7 @@ def test_everything(tmp_path: Path):
         "model.layers.*",
         "allow",
     )
-    assert (recipe.arithmetic, recipe.dtype, recipe.seed) == (torch.float64, torch.bfloat16, 7)
+    assert (recipe.arithmetic, recipe.dtype, recipe.seed) == (FLOAT64, DTYPES["bfloat16"], 7)
     assert recipe.output.shard_size == 5 * 2**29
     assert (recipe.output.format, recipe.output.files_from) == ("torch", 1)
     assert recipe.output.metadata == {"note": "1", "ok": "true"}

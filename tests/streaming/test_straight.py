@@ -14,7 +14,7 @@ from conjoin.streaming import NotedCheckpoint
 
 @pytest.mark.parametrize("method", ["linear", "slerp", "model_stock", "dare_linear", "passthrough"])
 def test_straight_from_files_is_what_tensors_give(method, tmp_path, monkeypatch):
-    monkeypatch.setattr("conjoin.merging.task.LEAST", 1)
+    monkeypatch.setattr("conjoin.compiled.programs.LEAST", 1)
     count = {"passthrough": 1, "linear": 2, "slerp": 2}.get(method, 3)
     states = [
         {"w": filled((700,), torch.bfloat16, k), "v": filled((5, 7), torch.float32, k)}
@@ -48,7 +48,7 @@ def two(tmp_path):
 
 
 def test_a_file_that_was_changed_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("conjoin.merging.task.LEAST", 1)
+    monkeypatch.setattr("conjoin.compiled.programs.LEAST", 1)
     models = two(tmp_path)
     path = tmp_path / "1.safetensors"
     with small_blocks():
@@ -60,7 +60,7 @@ def test_a_file_that_was_changed_is_refused(tmp_path, monkeypatch):
 
 
 def test_numbers_that_are_not_finite_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("conjoin.merging.task.LEAST", 1)
+    monkeypatch.setattr("conjoin.compiled.programs.LEAST", 1)
     state = {"w": filled((700,), torch.bfloat16, 5)}
     state["w"][650] = torch.nan
     models = [two(tmp_path)[0], on_disk(state, tmp_path / "nan.safetensors")]

@@ -12,14 +12,14 @@ Kalajdzievski 2023, "A Rank Stabilization Scaling Factor for Fine-Tuning with Lo
 (arXiv:2402.09353).
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from conjoin.checkpoints.adapter_config import AdapterConfig, read_adapter_config
 from conjoin.checkpoints.checkpoint import Checkpoint
@@ -28,7 +28,12 @@ from conjoin.checkpoints.file import open_file
 from conjoin.checkpoints.folder import check_within
 from conjoin.checkpoints.names import closest_name
 from conjoin.checkpoints.spec import Spec
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Adapted", "open_adapter"]
 

@@ -1,18 +1,22 @@
 """The one idea of the library: a lazy, read-only mapping from names to tensors."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoints.descriptors import FileRange
 from conjoin.checkpoints.names import closest_name
 from conjoin.checkpoints.spec import Spec
+from conjoin.deferred import torch
 from conjoin.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Checkpoint", "cut_at_multiples"]
 
@@ -21,7 +25,7 @@ _CHUNK = 1 << 18
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
 
 
-class Checkpoint(Mapping[str, Tensor], ABC):
+class Checkpoint(Mapping[str, "Tensor"], ABC):
     """Named tensors that are read, or computed, when they are asked for.
 
     A subclass gives `specs` (known without reading data) and `__getitem__`; it may give `read`

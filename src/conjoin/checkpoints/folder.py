@@ -1,13 +1,14 @@
 """A folder as one checkpoint: the layouts of Hugging Face's libraries, read strictly."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from conjoin.checkpoints.checkpoint import Checkpoint
 from conjoin.checkpoints.descriptors import FileRange
@@ -16,6 +17,10 @@ from conjoin.checkpoints.layout import Layout, choose_weights, shard_order
 from conjoin.checkpoints.names import closest_name
 from conjoin.checkpoints.spec import Spec
 from conjoin.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Folder", "check_within", "open_folder"]
 

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from conjoin.checkpoints.carried import is_carried
 from conjoin.checkpoints.layout import choose_weights
-from conjoin.checkpoints.safetensors_header import DTYPES
+from conjoin.checkpoints.safetensors_header import CODES
 from conjoin.checkpoints.spec import Spec, kind_by_name
 from conjoin.errors import CheckpointError, InputError
 
@@ -137,12 +137,12 @@ def remote_specs(name: str, revision: str | None = None) -> dict[str, Spec]:
     specs: dict[str, Spec] = {}
     for file, header in found.files_metadata.items():
         for tensor, info in header.tensors.items():
-            if info.dtype not in DTYPES:
+            if info.dtype not in CODES:
                 raise CheckpointError(
                     f"tensor {tensor!r} in {file} of {what} has the dtype {info.dtype!r}, which "
-                    f"this version of torch cannot represent; known are {', '.join(DTYPES)}"
+                    f"this version of torch cannot represent; known are {', '.join(CODES)}"
                 )
-            dtype = DTYPES[info.dtype]
+            dtype = CODES[info.dtype]
             kind = kind_by_name(tensor, dtype, tuple(info.shape))
             specs[tensor] = Spec(tuple(info.shape), dtype, kind, source=f"{file} of {what}")
     return specs

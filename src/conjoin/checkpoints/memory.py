@@ -1,15 +1,20 @@
 """Checkpoints over tensors that are in memory already."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Mapping
 from types import MappingProxyType
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from conjoin.checkpoints.checkpoint import Checkpoint
 from conjoin.checkpoints.names import describe_name_difference
 from conjoin.checkpoints.spec import Spec, kind_by_name
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["MemoryCheckpoint"]
 
@@ -56,8 +61,7 @@ class MemoryCheckpoint(Checkpoint):
             _check_specs(given, self._specs, source)
         # Without this, whatever is computed from the tensors would record a graph for autograd.
         self._tensors = {
-            name: tensor if type(tensor) is Tensor and not tensor.requires_grad else tensor.detach()
-            for name, tensor in given.items()
+            name: tensor if _is_plain(tensor) else tensor.detach() for name, tensor in given.items()
         }
         self._source = source
         self._metadata = MappingProxyType(dict(metadata or {}))
@@ -85,7 +89,7 @@ def _check_entry(name: object, value: object, source: str) -> None:
             f"the key {name!r} in {source} is of type {type(name).__name__}; "
             "names of tensors are strings"
         )
-    if not isinstance(value, Tensor):
+    if not isinstance(value, torch.Tensor):
         raise CheckpointError(
             f"{name!r} in {source} is of type {type(value).__name__}, not a tensor; "
             + _advice(name, value)
@@ -146,3 +150,7 @@ def _check_specs(tensors: Mapping[str, Tensor], specs: Mapping[str, Spec], sourc
                 f"{name!r} in {source} is {tuple(tensor.shape)} {tensor.dtype}, "
                 f"but its spec says {spec.shape} {spec.dtype}"
             )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return type(tensor) is torch.Tensor and not tensor.requires_grad

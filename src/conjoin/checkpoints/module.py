@@ -1,12 +1,17 @@
 """A module as a checkpoint: its parameters and persistent buffers, with their kinds."""
 
-import dataclasses
+from __future__ import annotations
 
-import torch
-from torch import nn
+import dataclasses
+from typing import TYPE_CHECKING
 
 from conjoin.checkpoints.memory import MemoryCheckpoint
 from conjoin.checkpoints.spec import Kind, kind_by_name
+from conjoin.deferred import torch
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 __all__ = ["from_module"]
 

@@ -1,10 +1,11 @@
 """Opening whatever holds named tensors."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from conjoin.checkpoints.checkpoint import Checkpoint
 from conjoin.checkpoints.file import open_file
@@ -12,7 +13,12 @@ from conjoin.checkpoints.folder import open_folder
 from conjoin.checkpoints.memory import MemoryCheckpoint
 from conjoin.checkpoints.module import from_module
 from conjoin.checkpoints.names import closest_name
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 __all__ = ["as_checkpoint", "open_checkpoint"]
 
@@ -85,7 +91,7 @@ def as_checkpoint(
     """
     if isinstance(obj, Checkpoint):
         return obj
-    if isinstance(obj, nn.Module):
+    if isinstance(obj, torch.nn.Module):
         return from_module(obj)
     if isinstance(obj, Mapping):
         return MemoryCheckpoint(obj)

@@ -1,12 +1,13 @@
 """References to models in a recipe or on a command line: `path@revision+adapter@revision`."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from conjoin.checkpoints.adapter import open_adapter
 from conjoin.checkpoints.checkpoint import Checkpoint
@@ -14,6 +15,10 @@ from conjoin.checkpoints.hub import fetch_model, is_hub_id, remote_specs
 from conjoin.checkpoints.open import open_checkpoint
 from conjoin.checkpoints.spec import Spec
 from conjoin.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = [
     "HeadersOnly",

@@ -1,5 +1,7 @@
 """A safetensors file as a checkpoint, of which only what is asked for is read."""
 
+from __future__ import annotations
+
 import io
 import json
 import mmap
@@ -8,17 +10,19 @@ import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoints.checkpoint import Checkpoint, cut_at_multiples
 from conjoin.checkpoints.descriptors import FileRange, KnownFile, read_into
 from conjoin.checkpoints.foreign import explain_foreign
 from conjoin.checkpoints.safetensors_header import Entry, read_header
 from conjoin.checkpoints.spec import Spec, kind_by_name
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["ORDER_KEY", "SafetensorsFile", "find_aliases"]
 
@@ -105,7 +109,7 @@ class SafetensorsFile(Checkpoint):
     def __getitem__(self, name: str) -> Tensor:
         entry = self._entry(name)
         if entry.begin == entry.end:
-            return torch.empty(entry.shape, dtype=entry.dtype)
+            return torch.empty(entry.shape, dtype=entry.dtype.torch)
         mapped = self._mapped()
         if mapped is None:
             return self.read(name).reshape(entry.shape)
@@ -113,12 +117,12 @@ class SafetensorsFile(Checkpoint):
         raw = torch.frombuffer(mapped, dtype=torch.uint8, count=nbytes, offset=entry.begin)
         if entry.begin % entry.dtype.itemsize:
             raw = raw.clone()  # torch's kernels may assume aligned elements; a copy is aligned
-        return raw.view(entry.dtype).reshape(entry.shape)
+        return raw.view(entry.dtype.torch).reshape(entry.shape)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         start, stop = self.checked_range(name, start, stop)
         entry = self._entry(name)
-        out = torch.empty(stop - start, dtype=entry.dtype)
+        out = torch.empty(stop - start, dtype=entry.dtype.torch)
         target = out.view(torch.uint8).numpy().data
         with self._file.opened() as file:
             self._file.check(file)
@@ -129,7 +133,7 @@ class SafetensorsFile(Checkpoint):
         start, stop = self.checked_range(name, start, stop)
         entry = self._entry(name)
         most, itemsize = min(size, stop - start), entry.dtype.itemsize
-        room = torch.empty(most, dtype=entry.dtype)
+        room = torch.empty(most, dtype=entry.dtype.torch)
         target = room.view(torch.uint8).numpy().data
         last = None
         for begin, end in cut_at_multiples(start, stop, size):

@@ -10,6 +10,8 @@ the data without holes or overlaps. Nothing else is let through here, so that tw
 see different tensors in one file.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import struct
@@ -17,51 +19,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-import torch
-
 from conjoin.checkpoints.spec import Spec
+from conjoin.dtypes import DTYPES, DType, is_known
 from conjoin.errors import CheckpointError
 
-__all__ = ["DTYPES", "Entry", "Header", "format_header", "read_header"]
+__all__ = ["CODES", "Entry", "Header", "format_header", "read_header"]
 
 # The limit of the official reader: a longer header would be refused elsewhere.
 _LONGEST_HEADER = 100_000_000
 _LARGEST_INDEX = 2**63 - 1
 
-# By name in the file. Some are newer than the oldest torch that conjoin supports.
-DTYPES: Mapping[str, torch.dtype] = {
-    code: getattr(torch, attribute)
-    for code, attribute in (
-        ("F64", "float64"),
-        ("F32", "float32"),
-        ("F16", "float16"),
-        ("BF16", "bfloat16"),
-        ("F8_E4M3", "float8_e4m3fn"),
-        ("F8_E4M3FNUZ", "float8_e4m3fnuz"),
-        ("F8_E5M2", "float8_e5m2"),
-        ("F8_E5M2FNUZ", "float8_e5m2fnuz"),
-        ("F8_E8M0", "float8_e8m0fnu"),
-        ("C64", "complex64"),
-        ("I64", "int64"),
-        ("I32", "int32"),
-        ("I16", "int16"),
-        ("I8", "int8"),
-        ("U64", "uint64"),
-        ("U32", "uint32"),
-        ("U16", "uint16"),
-        ("U8", "uint8"),
-        ("BOOL", "bool"),
-    )
-    if hasattr(torch, attribute)
+CODES: Mapping[str, DType] = {
+    **{"F64": DTYPES["float64"], "F32": DTYPES["float32"]},
+    **{"F16": DTYPES["float16"], "BF16": DTYPES["bfloat16"]},
+    **{"F8_E4M3": DTYPES["float8_e4m3fn"], "F8_E4M3FNUZ": DTYPES["float8_e4m3fnuz"]},
+    **{"F8_E5M2": DTYPES["float8_e5m2"], "F8_E5M2FNUZ": DTYPES["float8_e5m2fnuz"]},
+    **{"F8_E8M0": DTYPES["float8_e8m0fnu"], "C64": DTYPES["complex64"]},
+    **{"I64": DTYPES["int64"], "I32": DTYPES["int32"]},
+    **{"I16": DTYPES["int16"], "I8": DTYPES["int8"]},
+    **{"U64": DTYPES["uint64"], "U32": DTYPES["uint32"]},
+    **{"U16": DTYPES["uint16"], "U8": DTYPES["uint8"]},
+    "BOOL": DTYPES["bool"],
 }
-_CODES = {dtype: code for code, dtype in DTYPES.items()}
+"""Dtypes by what a file calls them."""
+_BY_DTYPE = {dtype: code for code, dtype in CODES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor in the file; its data are the bytes `begin:end` of the whole file."""
 
-    dtype: torch.dtype
+    dtype: DType
     shape: tuple[int, ...]
     begin: int
     end: int
@@ -186,15 +174,15 @@ def _entry(name: str, value: object, start: int, size: int) -> Entry:
     return Entry(dtype, shape, start + begin, start + end)
 
 
-def _dtype(what: str, code: object) -> torch.dtype:
+def _dtype(what: str, code: object) -> DType:
     if not isinstance(code, str):
         raise _MalformedError(f"the dtype of {what} is {code!r}, not a string")
-    if code not in DTYPES:
+    if code not in CODES or not is_known(CODES[code]):
         raise _MalformedError(
             f"{what} has the dtype {code!r}, which this version of torch cannot represent; "
-            f"known are {', '.join(DTYPES)}"
+            f"known are {', '.join(CODES)}"
         )
-    return DTYPES[code]
+    return CODES[code]
 
 
 def _integers(what: str, field: str, value: object) -> tuple[int, ...]:
@@ -232,6 +220,7 @@ def format_header(
     Raises:
         CheckpointError: a name or dtype cannot be stored, or the header would be too long.
 
+    >>> import torch
     >>> from conjoin.checkpoints import Kind
     >>> specs = {"a": Spec((1,), torch.float16, Kind.WEIGHT),
     ...          "b": Spec((1,), torch.float32, Kind.WEIGHT)}
@@ -241,12 +230,12 @@ def format_header(
     for name, spec in specs.items():
         if name == "__metadata__":
             raise CheckpointError("a tensor in a safetensors file cannot be named '__metadata__'")
-        if spec.dtype not in _CODES:
+        if spec.stored not in _BY_DTYPE:
             raise CheckpointError(
-                f"{name!r} in {spec.source} is {spec.dtype}, which a safetensors file cannot hold; "
-                "save to a .pt file instead"
+                f"{name!r} in {spec.source} is {spec.stored}, which a safetensors file cannot "
+                "hold; save to a .pt file instead"
             )
-    order = tuple(sorted(specs, key=lambda name: -specs[name].dtype.itemsize))
+    order = tuple(sorted(specs, key=lambda name: -specs[name].stored.itemsize))
     offsets, reached = {}, 0
     for name in order:
         offsets[name] = [reached, reached + specs[name].nbytes]
@@ -254,7 +243,7 @@ def format_header(
     described: dict[str, object] = {"__metadata__": dict(metadata)}
     for name, spec in specs.items():
         described[name] = {
-            "dtype": _CODES[spec.dtype],
+            "dtype": _BY_DTYPE[spec.stored],
             "shape": list(spec.shape),
             "data_offsets": offsets[name],
         }

@@ -1,14 +1,16 @@
 """What is known about a tensor without reading it: shape, dtype, kind, ties and source."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-import torch
-
 from conjoin.checkpoints.names import match_names
+from conjoin.deferred import torch
+from conjoin.dtypes import DType, dtype_of
 from conjoin.errors import InputError
 
 __all__ = ["Kind", "Spec", "kind_by_name", "override_kinds"]
@@ -30,13 +32,13 @@ class Kind(StrEnum):
     CONSTANT = "constant"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Spec:
     """One tensor of a checkpoint, as its header tells it.
 
     Args:
         shape: its shape; `()` for a scalar.
-        dtype: its dtype.
+        stored: its dtype; a `torch.dtype`, or what is known of one.
         kind: what it is for.
         alias_of: for a tied tensor, the canonical name (the first in order) of the tensor whose
             storage it shares; None for every tensor that stands for itself.
@@ -48,10 +50,30 @@ class Spec:
     """
 
     shape: tuple[int, ...]
-    dtype: torch.dtype
+    stored: DType
     kind: Kind
     alias_of: str | None = None
     source: str = ""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        stored: torch.dtype | DType,
+        kind: Kind,
+        alias_of: str | None = None,
+        source: str = "",
+    ) -> None:
+        put = object.__setattr__  # it is frozen
+        put(self, "shape", shape)
+        put(self, "stored", dtype_of(stored))
+        put(self, "kind", kind)
+        put(self, "alias_of", alias_of)
+        put(self, "source", source)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its dtype, of torch."""
+        return self.stored.torch
 
     @property
     def numel(self) -> int:
@@ -61,7 +83,7 @@ class Spec:
     @property
     def nbytes(self) -> int:
         """Number of bytes of the data, `numel * dtype.itemsize`."""
-        return self.numel * self.dtype.itemsize
+        return self.numel * self.stored.itemsize
 
 
 _STATISTICS = frozenset({"running_mean", "running_var"})
@@ -84,7 +106,7 @@ _FLOAT_CONSTANTS = frozenset(
 )
 
 
-def kind_by_name(name: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Kind:
+def kind_by_name(name: str, dtype: torch.dtype | DType, shape: tuple[int, ...] = ()) -> Kind:
     """Guess the kind of a tensor in a file from its name and dtype, and of one by its shape.
 
     The last component of the name decides: BatchNorm's statistics and counters, then anything

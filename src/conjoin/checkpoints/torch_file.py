@@ -1,19 +1,23 @@
 """Files of `torch.save` as checkpoints, without ever running what is pickled in them."""
 
+from __future__ import annotations
+
 import os
 import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoints.foreign import explain_foreign
 from conjoin.checkpoints.memory import MemoryCheckpoint
 from conjoin.checkpoints.unwrap import unwrap
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["TorchFile", "open_torch_file"]
 

@@ -5,11 +5,17 @@ modules put prefixes before its names. Both are removed here, by tables and rule
 and what was removed is told. When there is a choice, nobody guesses: it is an error.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["unwrap"]
 
@@ -116,7 +122,7 @@ def _wrapper_of(obj: Mapping[str, object], source: str) -> str | None:
     unknown = [str(key) for key, value in obj.items() if _holds_tensors(value)]
     if unknown:
         raise CheckpointError(_choice(unknown, source))
-    if obj and not any(isinstance(value, Tensor) for value in obj.values()):
+    if obj and not any(isinstance(value, torch.Tensor) for value in obj.values()):
         keys = ", ".join(repr(key) for key in list(obj)[:8])
         raise CheckpointError(f"{source} holds no tensors; its keys are {keys}")
     return None
@@ -132,7 +138,7 @@ def _choice(keys: list[str], source: str) -> str:
 def _holds_tensors(value: object, depth: int = 0) -> bool:
     if not isinstance(value, Mapping) or depth > _DEEPEST:
         return False
-    if any(isinstance(item, Tensor) for item in value.values()):
+    if any(isinstance(item, torch.Tensor) for item in value.values()):
         return True
     return any(_holds_tensors(value.get(key), depth + 1) for key in _WRAPPERS)
 
@@ -185,4 +191,4 @@ def _without_parallel(named: dict[str, object], notes: list[str]) -> dict[str, T
 
 
 def _is_average_counter(name: object, value: object) -> bool:
-    return name == _AVERAGED and isinstance(value, Tensor) and value.numel() == 1
+    return name == _AVERAGED and isinstance(value, torch.Tensor) and value.numel() == 1

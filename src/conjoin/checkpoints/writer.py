@@ -1,14 +1,13 @@
 """Writing checkpoints to files."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, BinaryIO
 
 from conjoin.atomic import atomic_file, check_target
 from conjoin.checkpoints.checkpoint import Checkpoint
@@ -16,7 +15,12 @@ from conjoin.checkpoints.open import as_checkpoint
 from conjoin.checkpoints.safetensors_file import ORDER_KEY, find_aliases
 from conjoin.checkpoints.safetensors_header import format_header
 from conjoin.checkpoints.spec import Spec
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 __all__ = ["safetensors_header", "save"]
 
@@ -94,10 +98,10 @@ def _check_specs(checkpoint: Checkpoint) -> None:
                 f"{name!r} in {checkpoint.source} is said to be tied to {spec.alias_of!r}, "
                 "which is " + ("missing" if kept is None else f"itself tied to {kept.alias_of!r}")
             )
-        if (kept.shape, kept.dtype) != (spec.shape, spec.dtype):
+        if (kept.shape, kept.stored) != (spec.shape, spec.stored):
             raise CheckpointError(
-                f"{name!r} in {checkpoint.source} is {spec.shape} {spec.dtype}, and "
-                f"{spec.alias_of!r}, to which it is tied, is {kept.shape} {kept.dtype}"
+                f"{name!r} in {checkpoint.source} is {spec.shape} {spec.stored}, and "
+                f"{spec.alias_of!r}, to which it is tied, is {kept.shape} {kept.stored}"
             )
 
 

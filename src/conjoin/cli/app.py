@@ -78,7 +78,7 @@ for command in (
     *(merge, plan, verify, compare, report, inspect, diff),
     *(methods, schema, symmetries, align, digits),
 ):
-    kind = TyperCommand if command is report else ComputingCommand
+    kind = ComputingCommand if command in (compare, symmetries, align, digits) else TyperCommand
     app.command(cls=kind, help=_reflowed(command.__doc__))(command)
 
 

@@ -1,12 +1,13 @@
 """Commands that compute with torch, which takes most of the time of a short one to import."""
 
 import gc
-import sys
 from typing import Any
 
 from typer.core import TyperCommand
 
-__all__ = ["ComputingCommand", "import_torch"]
+from conjoin.deferred import has_torch, import_torch
+
+__all__ = ["ComputingCommand", "put_aside"]
 
 
 class ComputingCommand(TyperCommand):
@@ -14,24 +15,16 @@ class ComputingCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
-        import_torch()
+        if not has_torch():
+            import_torch()
+            put_aside()
         return super().invoke(ctx)
 
 
-def import_torch() -> None:
-    """Import torch, and do not look for garbage meanwhile.
+def put_aside() -> None:
+    """Never look for garbage among what is there now, all of which stays.
 
-    The import makes some 300,000 objects, all of which stay. Python would look through them again
-    and again, for a tenth of the time (measured); and later too, were they not put aside. Copies of
-    the process then share them.
+    Python would look through the objects of torch again and again, and in each copy of the process,
+    which would have its own of their memory then.
     """
-    if "torch" in sys.modules:
-        return
-    looks = gc.isenabled()
-    gc.disable()
-    try:
-        import torch  # noqa: F401 - for its effect
-    finally:
-        if looks:
-            gc.enable()
     gc.freeze()

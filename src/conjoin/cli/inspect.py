@@ -112,7 +112,7 @@ def _describe(
             {
                 "name": name,
                 "shape": list(spec.shape),
-                "dtype": str(spec.dtype).removeprefix("torch."),
+                "dtype": spec.stored.name,
                 "kind": spec.kind.value,
                 "tied_to": spec.alias_of,
                 "elements": spec.numel,

@@ -128,10 +128,10 @@ def _check_suffix(out: Path) -> None:
 
 
 def _device(name: str) -> "torch.device | None":
-    import torch
-
     if name == "cpu":
         return None
+    import torch
+
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -142,6 +142,7 @@ def _device(name: str) -> "torch.device | None":
 
 
 def _stream(plan: "Plan", out: Path, run: Run, ranks: "Ranks") -> None:
+    from conjoin.cli.computing import put_aside
     from conjoin.cli.progress import byte_bar
     from conjoin.recipes import Options, run_plan
     from conjoin.streaming import can_fork, default_threads
@@ -149,6 +150,8 @@ def _stream(plan: "Plan", out: Path, run: Run, ranks: "Ranks") -> None:
     workers = run.workers or default_threads()
     # A process of torchrun is no program to copy: it has the threads of its connections.
     forked = ranks.count == 1 and can_fork(_device(run.device))
+    if forked:
+        put_aside()
     with byte_bar() as update:
         options = Options(
             processes=workers if forked else 1,

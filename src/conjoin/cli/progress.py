@@ -1,9 +1,12 @@
 """A bar for work that goes through a checkpoint and takes long."""
 
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -15,10 +18,13 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from torch import Tensor
 
 from conjoin.checkpoints import Checkpoint, Spec
 from conjoin.cli.output import error_console
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Counted", "byte_bar", "tracked"]
 

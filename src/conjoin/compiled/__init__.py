@@ -15,21 +15,24 @@ from conjoin.compiled.files import Passed, Stretch, run_over_files
 from conjoin.compiled.library import load_library
 from conjoin.compiled.matrices import add_scored_changes, divergence_of_rows, scores_of_changes
 from conjoin.compiled.program import Program, Run
-from conjoin.compiled.programs import LEAST, Programs
-from conjoin.compiled.tracing import Recorder
+from conjoin.compiled.programs import LEAST, Programs, note_masks
+from conjoin.compiled.symbols import Notes, Symbol, SymbolOfSums
 
 __all__ = [
     "LEAST",
+    "Notes",
     "Passed",
     "Program",
     "Programs",
-    "Recorder",
     "Run",
     "Stretch",
+    "Symbol",
+    "SymbolOfSums",
     "add_scored_changes",
     "count_patterns",
     "divergence_of_rows",
     "load_library",
+    "note_masks",
     "run_over_files",
     "scores_of_changes",
 ]

@@ -1,12 +1,17 @@
 """Counting which bit patterns a tensor has."""
 
+from __future__ import annotations
+
 import ctypes
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from conjoin.compiled.library import load_library
+from conjoin.deferred import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["count_patterns"]
 
@@ -46,7 +51,9 @@ def count_patterns(bits: Tensor, windows: Sequence[tuple[int, ...]], into: Tenso
     [[2, 1, 1]]
     """
     library = load_library()
-    plain = {type(bits), type(into)} == {Tensor} and {bits.device.type, into.device.type} == {"cpu"}
+    plain = {type(bits), type(into)} == {torch.Tensor} and {bits.device.type, into.device.type} == {
+        "cpu"
+    }
     if library is None or not plain or (bits.dtype, into.dtype) != (torch.int32, torch.int64):
         return False
     (rows, columns), first = into.shape, into.data_ptr()

@@ -1,19 +1,24 @@
 """Programs over ranges of files: what is read, made and written never becomes a tensor."""
 
+from __future__ import annotations
+
 import ctypes
 import math
 import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 import xxhash
-from torch import Tensor
 
 from conjoin.compiled.library import load_library
 from conjoin.compiled.program import Program
+
+if TYPE_CHECKING:
+    pass
+
 
 __all__ = ["Passed", "Stretch", "run_over_files"]
 
@@ -47,7 +52,7 @@ class Passed:
         written: digest of the result, if there is one.
     """
 
-    sums: Tensor
+    sums: np.ndarray
     read: tuple[str, ...] = ()
     written: str | None = None
 
@@ -101,7 +106,7 @@ def run_over_files(
     memory = _MEMORY.of(block * sum(sizes))
     blocks = -(-count // block)
     found = np.zeros((len(inputs), blocks), np.uint64) if digests else None
-    sums = torch.zeros(program.sums, dtype=torch.float64, device="cpu")
+    sums = np.zeros(program.sums)
     written = ctypes.c_uint64(0)
     ranges = (_Range * len(inputs))(*map(_range, inputs))
     failed = library.conjoin_files(
@@ -110,7 +115,7 @@ def run_over_files(
         ranges,
         len(inputs),
         None if output is None else ctypes.byref(_range(output)),
-        sums.data_ptr(),
+        sums.ctypes.data,
         program.sums,
         count,
         block,

@@ -1,5 +1,7 @@
 """The compiled part, if this installation has it and this machine can run it."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import platform
@@ -7,7 +9,7 @@ import zlib
 from functools import cache
 from pathlib import Path
 
-import torch
+from conjoin.deferred import has_torch, torch
 
 __all__ = ["OFF", "find_library", "load_library"]
 
@@ -24,9 +26,34 @@ def find_library() -> Path | None:
     machine = platform.machine().lower()
     kind = "generic"
     if machine in ("x86_64", "amd64"):
-        kind = torch.backends.cpu.get_cpu_capability().lower()
+        kind = _capability()
     path = Path(__file__).with_name(f"native-{kind}.bin")
     return path if path.is_file() else None
+
+
+def _capability() -> str:
+    """Give the name of the set of instructions that torch has vectors of on this x86-64."""
+    asked = os.environ.get("ATEN_CPU_CAPABILITY")
+    found = None if has_torch() or asked is not None else _flags()
+    if found is None:
+        capability: str = torch.backends.cpu.get_cpu_capability().lower()
+        return capability
+    if {"avx512vl", "avx512bw", "avx512dq", "fma"} <= found:
+        return "avx512"
+    return "avx2" if {"avx2", "fma"} <= found else "default"
+
+
+def _flags() -> frozenset[str] | None:
+    """Give what the first core can do, where the system says it (Linux)."""
+    try:
+        with Path("/proc/cpuinfo").open() as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name.strip() == "flags":
+                    return frozenset(value.split())
+    except (OSError, UnicodeDecodeError):
+        pass
+    return None
 
 
 @cache

@@ -1,12 +1,17 @@
 """What arcee_fusion does with two matrices: divergences of rows, and changes that score enough."""
 
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from conjoin.compiled.library import load_library
-from conjoin.compiled.program import DTYPES
+from conjoin.compiled.program import KINDS
+from conjoin.deferred import torch
+from conjoin.dtypes import dtype_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["add_scored_changes", "divergence_of_rows", "scores_of_changes"]
 
@@ -104,7 +109,11 @@ class _Given:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function of the library: of both matrices, and of more."""
-        both = [part for one in self._tensors[:2] for part in (one.data_ptr(), DTYPES[one.dtype])]
+        both = [
+            part
+            for one in self._tensors[:2]
+            for part in (one.data_ptr(), KINDS[dtype_of(one.dtype)])
+        ]
         return getattr(load_library(), name)(*both, *arguments)
 
 
@@ -112,9 +121,9 @@ def _given(matrix: Tensor, base: Tensor, *factors: Tensor) -> _Given | None:
     """Take what can be computed with; None if that is not so."""
     everything = [matrix, base, *factors]
     usual = all(
-        type(one) is Tensor
+        type(one) is torch.Tensor
         and one.device.type == "cpu"
-        and one.dtype in DTYPES
+        and dtype_of(one.dtype) in KINDS
         and one.is_floating_point()
         for one in everything
     )

@@ -1,30 +1,49 @@
 """Programs of elementwise operations, and how they are run."""
 
+from __future__ import annotations
+
 import ctypes
 import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from conjoin.compiled.library import load_library
+from conjoin.deferred import torch
+from conjoin.dtypes import DTYPES, DType, dtype_of
 
-__all__ = ["DTYPES", "REGISTERS", "Draw", "Instruction", "Operation", "Program", "Run"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+__all__ = [
+    "KINDS",
+    "REGISTERS",
+    "Draw",
+    "Instruction",
+    "Operation",
+    "Program",
+    "Run",
+    "UntraceableError",
+]
 
 REGISTERS = 48
 """As in tiles.c."""
 
-DTYPES = {
-    torch.bfloat16: 0,
-    torch.float16: 1,
-    torch.float32: 2,
-    torch.int8: 3,
-    torch.uint8: 4,
+KINDS = {
+    DTYPES["bfloat16"]: 0,
+    DTYPES["float16"]: 1,
+    DTYPES["float32"]: 2,
+    DTYPES["int8"]: 3,
+    DTYPES["uint8"]: 4,
 }
 """What can be loaded: numbers, which can be stored as well, and masks, see `Recorder.note`."""
+
+
+class UntraceableError(Exception):
+    """A function does what programs cannot do."""
 
 
 class Operation(IntEnum):
@@ -91,7 +110,7 @@ class _Encoded(ctypes.Structure):
     )
 
 
-Draw = Callable[[torch.Generator, int], Sequence[Tensor]]
+Draw: TypeAlias = "Callable[[torch.Generator, int], Sequence[Tensor]]"
 """Draws the random masks of a block again, of its generator and its size: see `Recorder.note`."""
 
 
@@ -113,18 +132,19 @@ class Program:
         self,
         instructions: Sequence[Instruction],
         *,
-        dtypes: Sequence[torch.dtype],
-        result: torch.dtype | None,
+        dtypes: Sequence[torch.dtype | DType],
+        result: torch.dtype | DType | None,
         sums: int = 0,
         draws: Sequence[Draw] = (),
     ) -> None:
-        self.dtypes, self.result, self.sums = tuple(dtypes), result, sums
+        self.dtypes, self.sums = tuple(map(dtype_of, dtypes)), sums
+        self.result = None if result is None else dtype_of(result)
         self.draws = tuple(draws)
         encoded = _in_registers(instructions)
         self.code = (_Encoded * len(encoded))(*encoded)
         self.structure = (
             self.dtypes,
-            result,
+            self.result,
             tuple((one.operation, one.to, one.from_, one.other, one.third) for one in encoded),
         )
         """All but the constants."""
@@ -154,9 +174,11 @@ class Run:
 
     def __init__(self, program: Program) -> None:
         self._program, self._library = program, load_library()
-        self._known = list[Tensor]()
+        self._known: list[Tensor] = []
         self._addresses = list[int]()  # of these
-        self._size, self._result, self._held = -1, _NOTHING, list[Tensor]()
+        self._size, self._result = -1, torch.empty(0)
+        self._held: list[Tensor] = []
+        self._dtypes = [dtype.torch for dtype in program.dtypes]
         self._sums = torch.zeros(program.sums, dtype=torch.float64, device="cpu")
         self._inputs: ctypes.Array[ctypes.c_void_p] = (ctypes.c_void_p * 0)()
         self._outputs = (ctypes.c_void_p * 1)(None)
@@ -192,7 +214,7 @@ class Run:
 
     def _prepare(self, given: Sequence[Tensor]) -> bool:
         """Note where the inputs are; False if they are not those that the program is for."""
-        size, dtypes = given[0].numel(), self._program.dtypes
+        size, dtypes = given[0].numel(), self._dtypes
         if self._library is None or len(given) != len(dtypes):
             return False
         for tensor, dtype in zip(given, dtypes, strict=True):
@@ -206,13 +228,10 @@ class Run:
         self._known = [*given] if lasting else []
         self._inputs = (ctypes.c_void_p * len(given))(*self._addresses)
         if self._program.result is not None and size != self._size:
-            self._result = torch.empty(size, dtype=self._program.result, device="cpu")
+            self._result = torch.empty(size, dtype=self._program.result.torch, device="cpu")
             self._outputs[0] = self._result.data_ptr()
         self._size = size
         return True
-
-
-_NOTHING = torch.empty(0)
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -19,13 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from conjoin.compiled.program import DTYPES, Draw, Instruction, Operation
+from conjoin.compiled.program import KINDS, Draw, Instruction, Operation, UntraceableError
+from conjoin.dtypes import DType, dtype_of
 
-__all__ = ["Recorder", "Trace", "UntraceableError", "trace"]
-
-
-class UntraceableError(Exception):
-    """A function does what programs cannot do."""
+__all__ = ["Recorder", "Trace", "trace"]
 
 
 class Recorder(torch.Generator):
@@ -69,25 +66,25 @@ class Trace:
         given: what it gave when it was traced.
     """
 
-    dtypes: list[torch.dtype]
+    dtypes: list[torch.dtype | DType]
     instructions: list[Instruction] = field(default_factory=list)
     draws: list[Draw] = field(default_factory=list)
     sums: int = 0
     result: int | None = None
     given: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def stored(self, dtype: torch.dtype | None) -> list[Instruction]:
+    def stored(self, dtype: DType | None) -> list[Instruction]:
         """Give the instructions, with the one that stores the result, of some dtype, if any."""
         if self.result is None or dtype is None:
             return self.instructions
-        store = Instruction(Operation.STORE, 0, self.result, third=DTYPES[dtype])
+        store = Instruction(Operation.STORE, 0, self.result, third=KINDS[dtype_of(dtype)])
         return [*self.instructions, store]
 
 
 def trace(
     function: Callable[[Sequence[Tensor]], Tensor],
     inputs: Sequence[Tensor],
-    stored: Sequence[torch.dtype],
+    stored: Sequence[DType],
     recorder: Recorder,
 ) -> Trace:
     """Call a function, and note what it does.
@@ -147,7 +144,7 @@ class _Tracer(TorchDispatchMode):
         return False
 
     def __init__(
-        self, inputs: Sequence[Tensor], stored: Sequence[torch.dtype], recorder: Recorder
+        self, inputs: Sequence[Tensor], stored: Sequence[DType], recorder: Recorder
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._size = inputs[0].numel()
@@ -347,10 +344,10 @@ class _Tracer(TorchDispatchMode):
         self._trace.instructions.append(Instruction(operation, number, one, other, third, constant))
         return number
 
-    def _load(self, tensor: Tensor, number: int, dtype: torch.dtype) -> None:
-        if dtype not in DTYPES:
+    def _load(self, tensor: Tensor, number: int, dtype: torch.dtype | DType) -> None:
+        if dtype_of(dtype) not in KINDS:
             raise UntraceableError(f"reads {dtype}")
-        value = self._instruct(Operation.LOAD, number, third=DTYPES[dtype])
+        value = self._instruct(Operation.LOAD, number, third=KINDS[dtype_of(dtype)])
         self._values[tensor.untyped_storage().data_ptr()] = value
 
     def _operand(self, one: Any) -> Operand:

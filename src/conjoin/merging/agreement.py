@@ -1,13 +1,15 @@
 """Whether several checkpoints can be merged, from their headers: names, shapes, dtypes."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-
 from conjoin.arguments import plain
 from conjoin.checkpoints import Checkpoint, Kind, Spec, describe_name_difference, match_names
+from conjoin.deferred import torch
+from conjoin.dtypes import DType, dtype_of
 from conjoin.errors import InputError, MismatchError
 
 __all__ = ["agree", "check_plain", "check_ties", "kept_names", "label"]
@@ -52,7 +54,7 @@ def kept_names(sources: Sequence[Checkpoint], keep: Mapping[str, int]) -> dict[s
 
 
 def agree(
-    sources: Sequence[Checkpoint], kept: Mapping[str, int], dtype: torch.dtype | None
+    sources: Sequence[Checkpoint], kept: Mapping[str, int], dtype: torch.dtype | DType | None
 ) -> dict[str, Spec]:
     """Give the specs of a merge of `sources`, or say what does not fit.
 
@@ -71,7 +73,9 @@ def agree(
     for name in dict.fromkeys([*first.specs, *kept]):
         spec = sources[kept.get(name, 0)].specs[name]
         floating = _is_merged(spec)
-        specs[name] = replace(spec, dtype=dtype) if dtype is not None and floating else spec
+        specs[name] = (
+            replace(spec, stored=dtype_of(dtype)) if dtype is not None and floating else spec
+        )
     return specs
 
 
@@ -129,7 +133,7 @@ def _same_shapes(
     other: Checkpoint,
     number: int,
     kept: Mapping[str, int],
-    dtype: torch.dtype | None,
+    dtype: torch.dtype | DType | None,
 ) -> None:
     shared = [name for name in first.specs if name in other.specs and name not in kept]
     pairs = [(name, first.specs[name], other.specs[name]) for name in shared]
@@ -144,9 +148,9 @@ def _same_shapes(
             f"shapes: {_shown(wrong)}. {_what_to_do(pairs)}"
         )
     wrong = [
-        f"{name!r}: {a.dtype} and {b.dtype}"
+        f"{name!r}: {a.stored} and {b.stored}"
         for name, a, b in pairs
-        if a.dtype != b.dtype
+        if a.stored != b.stored
         and (_is_merged(a) or _is_merged(b))
         # Another dtype for the result leaves integers what they are.
         and (dtype is None or not (_is_merged(a) and _is_merged(b)))

@@ -6,17 +6,22 @@ block after block, and random numbers are drawn for a block, so that results hav
 however a tensor is cut into pieces of work.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, TypeAlias
 
 from conjoin.checkpoints import cut_at_multiples
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError, MismatchError, NonFiniteError
 from conjoin.merging.task import Source, Task, working_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = [
     "BLOCK",
@@ -50,7 +55,7 @@ def block_generator(seed: int, name: str, start: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-Held = Mapping[Source, Tensor]
+Held: TypeAlias = "Mapping[Source, Tensor]"
 """Tensors that were fetched whole, flat, since ranges of them cost as much as all."""
 
 
@@ -114,7 +119,7 @@ def read_inputs(
                 "weights first"
             )
     _check_twins(task, sources, raw, span, step)
-    tensors = [tensor.to(raw[0].device, task.working) for tensor in raw]
+    tensors = [tensor.to(raw[0].device, task.working.torch) for tensor in raw]
     if finite:
         for source, tensor in zip(sources, tensors, strict=True):
             check_finite(tensor, source)
@@ -155,7 +160,7 @@ def _check_twins(
                 )
 
 
-def check_finite(tensor: Tensor, where: "Source | str", name: str | None = None) -> None:
+def check_finite(tensor: Tensor, where: Source | str, name: str | None = None) -> None:
     """Raise if a tensor has NaN or infinity.
 
     Args:
@@ -180,7 +185,7 @@ def check_finite(tensor: Tensor, where: "Source | str", name: str | None = None)
         return
     if isinstance(where, Source):
         name, tensor = where.name, where.checkpoint[where.name]
-        tensor = tensor.to(working_dtype([tensor.dtype]))
+        tensor = tensor.to(working_dtype([tensor.dtype]).torch)
     finite = torch.isfinite(tensor)
     nans = int(torch.isnan(tensor).sum())
     infinite = int((~finite).sum()) - nans

@@ -1,12 +1,11 @@
 """Several models in, one of the same kind out: the one-line answer."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast, overload
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, overload
 
 from conjoin.arguments import as_dtype, as_mapping, as_numbers, as_whole, plain
 from conjoin.checkpoints import (
@@ -17,6 +16,7 @@ from conjoin.checkpoints import (
     as_checkpoint,
     override_kinds,
 )
+from conjoin.deferred import torch
 from conjoin.errors import InputError, MethodError
 from conjoin.merging.agreement import kept_names
 from conjoin.merging.merged import Merged
@@ -24,16 +24,20 @@ from conjoin.merging.modules import check_modules, copy_of
 from conjoin.merging.task import Settings, make_tasks
 from conjoin.methods import METHODS, Method, find_method
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
 __all__ = ["POOLED", "merge"]
 
 POOLED = "conjoin_pooled_statistics"
 """Attribute set on a normalization layer whose running statistics were pooled by a merge."""
 
 Path = str | os.PathLike[str]
-Combine = Callable[[list[Tensor]], Tensor]
+Combine: TypeAlias = "Callable[[list[Tensor]], Tensor]"
 
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound="nn.Module")
 
 
 @overload
@@ -141,13 +145,12 @@ def merge(
     kinds = as_mapping(kinds, "kinds", '{"*.scale_buffer": "weight"}')
     seed = as_whole(seed, "seed")
     row.check(chosen, base=base is not None, weights=weights is not None, models=len(given))
-    if dtype is not None:
-        dtype = as_dtype(dtype)
-    if dtype is not None and kind is nn.Module:
+    result = None if dtype is None else as_dtype(dtype)
+    if result is not None and kind is torch.nn.Module:
         raise InputError(
             "dtype= is for files and mappings; for modules call .to(dtype) on the result"
         )
-    if kind is nn.Module:
+    if kind is torch.nn.Module:
         check_modules(given if base is None else [*given, base])
     sources = [_with_kinds(as_checkpoint(model), kinds) for model in given]
     ancestor = None if base is None else _with_kinds(as_checkpoint(base), kinds)
@@ -158,7 +161,7 @@ def merge(
         base=ancestor,
         kept=kept_names(sources, keep),
         settings=lambda _: settings,
-        dtype=dtype,
+        dtype=result,
     )
     merged = Merged(
         tasks,
@@ -168,7 +171,7 @@ def merge(
     )
     if kind is Checkpoint:
         return merged
-    return _module(given[0], merged) if kind is nn.Module else _values(merged)
+    return _module(given[0], merged) if kind is torch.nn.Module else _values(merged)
 
 
 def _checked_weights(weights: Iterable[float], count: int) -> tuple[float, ...]:
@@ -179,7 +182,7 @@ def _checked_weights(weights: Iterable[float], count: int) -> tuple[float, ...]:
 
 
 def _as_list(models: Any) -> list[Any]:
-    if isinstance(models, nn.Module | Mapping | str | os.PathLike):
+    if isinstance(models, torch.nn.Module | Mapping | str | os.PathLike):
         raise InputError(f"expected a list of models, got one {type(models).__name__}; pass [a, b]")
     if not isinstance(models, Iterable):
         raise InputError(f"expected a list of models, got {models!r:.200}; pass [a, b]")
@@ -192,8 +195,8 @@ def _as_list(models: Any) -> list[Any]:
 def _one_kind(models: Sequence[Any]) -> type:
     kinds: dict[str, type] = {}
     for model in models:
-        if isinstance(model, nn.Module):
-            kinds["modules"] = nn.Module
+        if isinstance(model, torch.nn.Module):
+            kinds["modules"] = torch.nn.Module
         elif isinstance(model, Checkpoint | str | os.PathLike):
             kinds["checkpoints"] = Checkpoint
         elif isinstance(model, Mapping):

@@ -1,15 +1,16 @@
 """A merge as a lazy checkpoint: nothing is computed until a tensor is asked for."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec, files_kept_open
 from conjoin.compiled import Passed, Program, Programs, Run, Stretch
+from conjoin.deferred import torch
+from conjoin.dtypes import FLOAT32
 from conjoin.errors import MethodError, MismatchError, NonFiniteError
 from conjoin.merging.blocks import (
     BLOCK,
@@ -27,6 +28,10 @@ from conjoin.merging.rounding import rounded, summable
 from conjoin.merging.summaries import Summaries
 from conjoin.merging.task import Rule, Source, Task, may_be_compiled, working_dtype
 from conjoin.methods import Need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Merged"]
 
@@ -193,9 +198,10 @@ class Merged(Checkpoint):
             self._compiled[name] = self._programs.of(
                 task.method.function,
                 self._keywords(name, task),
-                stored=[source.spec.dtype for source in task.inputs],
-                result=task.spec.dtype,
+                stored=[source.spec.stored for source in task.inputs],
+                result=task.spec.stored,
                 base=task.base is not None,
+                size=task.spec.numel,
             )
         return self._compiled[name]
 
@@ -237,7 +243,7 @@ class Merged(Checkpoint):
         if task.method.is_random:
             keywords["generator"] = self._generator(name, task, span)
         result = task.method.function(tensors, **keywords)
-        if not isinstance(result, Tensor):
+        if not isinstance(result, torch.Tensor):
             raise MethodError(
                 f"{task.method.name} gave {type(result).__name__} for {name!r}, not a tensor"
             )
@@ -304,7 +310,7 @@ class Merged(Checkpoint):
         stored = rounded(tensor, task.spec.dtype)
         has_values = tensor.is_floating_point() or tensor.is_complex()
         if self._finite and has_values and task.spec.kind is not Kind.CONSTANT:
-            wide = tensor.to(working_dtype([tensor.dtype]))
+            wide = tensor.to(working_dtype([tensor.dtype]).torch)
             check_finite(wide, source)
             if stored.dtype != tensor.dtype:
                 check_finite(summable(stored, wide), "the result (overflow?)", name)
@@ -339,11 +345,11 @@ def _as_stored(task: Task) -> Task:
     if (
         not task.method.widens
         or dtype not in (torch.bfloat16, torch.float16)
-        or task.working != torch.float32
+        or task.working != FLOAT32
         or any(source.spec.dtype != dtype for source in task.inputs)
     ):
         return task
-    return replace(task, working=dtype)
+    return replace(task, working=task.spec.stored)
 
 
 def _raw(sources: Sequence[Source], span: Span, held: Held) -> list[Tensor]:

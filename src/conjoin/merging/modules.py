@@ -1,24 +1,29 @@
 """Modules that are to be merged: whether their code is one, and a copy for the result."""
 
+from __future__ import annotations
+
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import nn
-from torch.nn.utils import parametrize
-
+from conjoin.deferred import torch
 from conjoin.errors import InputError, StructureWarning
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 __all__ = ["check_modules", "copy_of"]
 
-M = TypeVar("M", bound=nn.Module)
+M = TypeVar("M", bound="nn.Module")
 
 # What decides what a layer computes from its tensors, and does not show in their shapes.
 _SETTINGS = ("eps", "stride", "padding", "padding_mode", "dilation", "groups", "num_heads")
 _COMPUTING = frozenset({"WeightNorm", "SpectralNorm"})
 """Hooks that compute a weight before each call: the older way, beside parametrizations."""
-_INERT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Identity)
+_INERT = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "Identity")
+"""Layers of torch.nn that do nothing in evaluation mode, or in training mode only."""
 
 
 def check_modules(models: Sequence[nn.Module]) -> None:
@@ -58,7 +63,7 @@ def copy_of(module: M) -> M:
 
 def _refuse_computed_weights(model: nn.Module, number: int) -> None:
     for name, part in model.named_modules():
-        if parametrize.is_parametrized(part):
+        if torch.nn.utils.parametrize.is_parametrized(part):
             computed = next(iter(part.parametrizations))
             raise InputError(
                 f"{f'{name}.{computed}'.lstrip('.')!r} of model {number} is computed from other "
@@ -80,13 +85,15 @@ def _refuse_computed_weights(model: nn.Module, number: int) -> None:
 def _difference(first: nn.Module, other: nn.Module) -> str | None:
     """Describe the first layer that computes something else, None if there is none.
 
+    >>> from torch import nn
     >>> _difference(nn.Sequential(nn.ReLU()), nn.Sequential(nn.Tanh()))
     "'0' is ReLU() and Tanh()"
     """
     others = dict(other.named_modules())
+    inert = tuple(getattr(torch.nn, name) for name in _INERT)
     for name, part in first.named_modules():
         twin = others.get(name)
-        if twin is None or isinstance(part, _INERT) or isinstance(twin, _INERT):
+        if twin is None or isinstance(part, inert) or isinstance(twin, inert):
             continue
         if _behaviour(part) != _behaviour(twin):
             shown = [_shown(one) for one in (part, twin)]

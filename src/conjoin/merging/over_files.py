@@ -41,7 +41,7 @@ def run_from_files(
         files = [stack.enter_context(one.file.opened()) for one in ranges]
         inputs = []
         for source, one, file in zip(sources, ranges, files, strict=True):
-            size = source.spec.dtype.itemsize
+            size = source.spec.stored.itemsize
             inputs.append(Stretch(file.fileno(), one.begin + start * size, size))
         passed = run_over_files(
             program, inputs, output, stop - start, BLOCK, digests=output is not None

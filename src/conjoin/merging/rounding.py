@@ -1,10 +1,16 @@
 """Rounding of results to the dtype in which they are stored, once."""
 
+from __future__ import annotations
+
 import math
 from functools import cache
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from conjoin.deferred import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["rounded", "summable"]
 

@@ -5,17 +5,20 @@ every block, and gives one tensor made of them. Here the totals are formed: in a
 threads and processes, always to the same bits.
 """
 
+from __future__ import annotations
+
 import inspect
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from conjoin.checkpoints import files_kept_open
-from conjoin.compiled import Program, Programs, Run
+from conjoin.compiled import Passed, Program, Programs, Run
+from conjoin.deferred import torch
+from conjoin.dtypes import DType
 from conjoin.errors import MethodError
 from conjoin.merging.blocks import (
     BLOCK,
@@ -30,13 +33,17 @@ from conjoin.merging.over_files import run_from_files
 from conjoin.merging.task import Task, may_be_compiled
 from conjoin.methods import Need, Total
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
 __all__ = ["Alone", "Piece", "Summaries", "Workers"]
 
 # Elements of a piece of work. Sums are formed within pieces, then over pieces: a part of what a
 # total means, like BLOCK.
 _PIECE = 64 * BLOCK
 
-Function = Callable[..., Tensor]
+Function: TypeAlias = "Callable[..., Tensor]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +113,7 @@ class Summaries:
         self._tasks, self._programs = tasks, programs
         self._seed, self._finite = seed, finite
         self.workers: Workers = workers or Alone()
-        self._known = dict[str, Tensor]()
+        self._known: dict[str, Any] = {}
         self._keys = dict[str, str]()
         self._checked = set[str]()
         self._locks: dict[str, threading.Lock] = {}
@@ -114,7 +121,7 @@ class Summaries:
         # glibc gives memory of more than some size back to the system at once, and takes it anew,
         # with a page fault for each 4 KB: a third of the time of a method with temporaries of a
         # block. Letting go of one large tensor raises that size for the process.
-        torch.empty(31 << 20, dtype=torch.uint8)
+        np.empty(31 << 20, np.uint8)
 
     def keys_of_models(self) -> dict[str, str]:
         """Give the keys of summaries over the whole model, each with one of its tensors."""
@@ -148,7 +155,7 @@ class Summaries:
             if key not in self._known:
                 self._known[key] = self._make(name, key, everyone)
 
-    def of(self, name: str) -> Tensor:
+    def of(self, name: str) -> Any:
         """Give the summary for a tensor.
 
         Raises:
@@ -172,15 +179,15 @@ class Summaries:
         """Whether all inputs of a tensor were found to be finite when its summary was made."""
         return self.key(name) in self._checked
 
-    def of_models(self) -> dict[str, Tensor]:
+    def of_models(self) -> dict[str, Any]:
         """Give the summaries over the whole model that have been made, by key."""
         return {key: self._known[key] for key in self.keys_of_models() if key in self._known}
 
-    def know(self, known: Mapping[str, Tensor]) -> None:
+    def know(self, known: Mapping[str, Any]) -> None:
         """Take summaries, by key, as they were made before."""
         self._known.update(known)
 
-    def _make(self, name: str, key: str, workers: Workers) -> Tensor:
+    def _make(self, name: str, key: str, workers: Workers) -> Any:
         task = self._tasks[name]
         assert task.method is not None
         assert task.method.summarize is not None
@@ -209,7 +216,7 @@ class Summaries:
         total = _Total(
             self._tasks, pieces, workers, self._programs, seed=self._seed, finite=self._finite
         )
-        made: Tensor = task.method.summarize(total, **_keywords(task))
+        made = task.method.summarize(total, **_keywords(task))
         if self._finite and total.saw_all:
             self._checked.add(key)
         return made
@@ -255,6 +262,23 @@ class _Total(Total):
         self.saw_all = True
         return result
 
+    def numbers(self, function: Function, /) -> list[float]:
+        compiled = self._compiled(function)
+        if any(self._program(piece, compiled) is None for piece in self._pieces):
+            return super().numbers(function)
+
+        def measure(piece: Piece) -> Any:
+            with files_kept_open():
+                passed = self._passed(piece, compiled)
+                if passed is not None:
+                    return passed.sums
+                return self._measured(function, piece, compiled).numpy()
+
+        parts = self._workers.each(measure, self._pieces)
+        self.saw_all = True
+        numbers: list[float] = sum(parts[1:], parts[0]).tolist()
+        return numbers
+
     def sample(self, function: Function, count: int, /) -> Tensor:
         # An odd step does not meet the same column of every row of 2**k elements.
         step = max(1, -(-self.size // count)) | 1 if self.size > count else 1
@@ -284,8 +308,22 @@ class _Total(Total):
                     stored=stored,
                     result=None,
                     base=task.base is not None,
+                    size=task.spec.numel,
                 )
         return found
+
+    def _program(self, piece: Piece, compiled: Mapping[Hashable, Program | None]) -> Program | None:
+        task = self._tasks[piece.name]
+        if piece.start == piece.stop or not may_be_compiled(task):
+            return None
+        return compiled.get(_stored(task))
+
+    def _passed(self, piece: Piece, compiled: Mapping[Hashable, Program | None]) -> Passed | None:
+        """What is found without tensors, if something is."""
+        program = self._program(piece, compiled)
+        if program is None:
+            return None
+        return run_from_files(program, self._tasks[piece.name].inputs, piece.start, piece.stop)
 
     def _measured(
         self, function: Function, piece: Piece, compiled: Mapping[Hashable, Program | None]
@@ -293,12 +331,11 @@ class _Total(Total):
         wanted = inspect.signature(function).parameters
         task, found = self._tasks[piece.name], None
         empty = piece.start == piece.stop
+        passed = self._passed(piece, compiled)
+        if passed is not None:
+            return torch.from_numpy(passed.sums)
         held = {} if empty else hold(task.inputs)
-        program = compiled.get(_stored(task)) if may_be_compiled(task) and not empty else None
-        if program is not None:
-            passed = run_from_files(program, task.inputs, piece.start, piece.stop)
-            if passed is not None:
-                return passed.sums
+        program = self._program(piece, compiled)
         run = None if program is None else Run(program)
         for span, raw in self._blocks(task, piece, held, raw=run is not None):
             given: dict[str, Any] = {}
@@ -336,8 +373,8 @@ class _Total(Total):
         return read_inputs(task, task.inputs, span, finite=self._finite, held=held, step=step)
 
 
-def _stored(task: Task) -> tuple[torch.dtype, ...]:
-    return tuple(source.spec.dtype for source in task.inputs)
+def _stored(task: Task) -> tuple[DType, ...]:
+    return tuple(source.spec.stored for source in task.inputs)
 
 
 def _over_model(task: Task) -> bool:

@@ -1,14 +1,15 @@
 """What is to be done for one tensor of a merge."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-import torch
-
 from conjoin.checkpoints import Checkpoint, Kind, Spec
-from conjoin.compiled import LEAST
+from conjoin.deferred import torch
+from conjoin.dtypes import FLOAT32, FLOAT64, DType, dtype_of, promoted
 from conjoin.merging.agreement import agree, check_plain
 from conjoin.methods import METHODS, Method
 
@@ -89,7 +90,7 @@ class Task:
     base: Source | None = None
     method: Method | None = None
     settings: Settings = Settings()
-    working: torch.dtype = torch.float32
+    working: DType = FLOAT32
     twins: tuple[Source, ...] = ()
 
     @property
@@ -117,8 +118,8 @@ def make_tasks(
     base: Checkpoint | None,
     kept: Mapping[str, int],
     settings: Callable[[str], Settings],
-    dtype: torch.dtype | None = None,
-    working: torch.dtype | None = None,
+    dtype: torch.dtype | DType | None = None,
+    working: torch.dtype | DType | None = None,
 ) -> dict[str, Task]:
     """Give the task of every tensor of a merge, from headers alone.
 
@@ -160,7 +161,7 @@ def make_tasks(
             base=ancestor,
             method=method if rule is Rule.METHOD else None,
             settings=settings(found),
-            working=working_dtype([source.spec.dtype for source in inputs], working),
+            working=working_dtype([source.spec.stored for source in inputs], working),
             twins=_twins(everyone, specs, name),
         )
     return tasks
@@ -202,22 +203,23 @@ def may_be_compiled(task: Task) -> bool:
     return (
         method is not None
         and METHODS.get(method.name) is method
-        and task.working == torch.float32
-        and task.spec.numel >= LEAST
+        and task.working == FLOAT32
         and not task.twins  # they are looked at where tensors are read for torch
     )
 
 
-def working_dtype(dtypes: Sequence[torch.dtype], least: torch.dtype | None = None) -> torch.dtype:
+def working_dtype(
+    dtypes: Sequence[torch.dtype | DType], least: torch.dtype | DType | None = None
+) -> DType:
     """Give the dtype in which tensors of these dtypes are merged.
 
-    >>> working_dtype([torch.bfloat16, torch.float8_e5m2])
+    >>> working_dtype([torch.bfloat16, torch.float8_e5m2]).torch
     torch.float32
-    >>> working_dtype([torch.float16, torch.float64])
+    >>> working_dtype([torch.float16, torch.float64]).torch
     torch.float64
     """
-    found = least or torch.float32
-    for dtype in dtypes:
-        if dtype.is_complex or dtype == torch.float64:
-            found = torch.promote_types(found, dtype)
+    found = FLOAT32 if least is None else dtype_of(least)
+    for dtype in map(dtype_of, dtypes):
+        if dtype.is_complex or dtype == FLOAT64:
+            found = promoted(found, dtype)
     return found

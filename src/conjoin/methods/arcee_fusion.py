@@ -1,11 +1,12 @@
 """Arcee Fusion: take over the changes that matter most."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from conjoin.compiled import add_scored_changes, divergence_of_rows, scores_of_changes
+from conjoin.deferred import torch
 from conjoin.errors import MethodError
 from conjoin.methods.elections import check_real
 from conjoin.methods.magprune import strips
@@ -13,6 +14,10 @@ from conjoin.methods.method import Total
 from conjoin.methods.rows import groups_of_rows, row_sums
 from conjoin.methods.strips import widened
 from conjoin.methods.trimming import largest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["arcee_fusion"]
 

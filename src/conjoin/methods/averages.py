@@ -1,10 +1,15 @@
 """Sums, averages, and one model as it is."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from conjoin.methods.weights import fractions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["linear", "mean", "passthrough", "sum"]
 

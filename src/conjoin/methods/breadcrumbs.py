@@ -1,11 +1,11 @@
 """Breadcrumbs: drop the smallest changes, and the very largest."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.elections import (
     Elect,
     Merge,
@@ -29,6 +29,10 @@ from conjoin.methods.trimming import (
     without_outliers,
 )
 from conjoin.methods.weights import added_up, checked_weights, fractions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["breadcrumbs", "breadcrumbs_ties", "find_ranges"]
 

@@ -11,18 +11,22 @@ Wang et al., Localizing task information for improved model merging and compress
 (arXiv:2405.07813).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.errors import MethodError
 from conjoin.methods.elections import change_from, check_real
 from conjoin.methods.parameters import Within, one_per_model
 from conjoin.methods.strips import in_strips
 from conjoin.methods.weights import added_up, fractions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["check_task", "consensus", "tall_mask"]
 

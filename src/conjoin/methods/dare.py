@@ -1,14 +1,16 @@
 """DARE: drop changes at random, and rescale the rest."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from conjoin.compiled import Recorder
+from conjoin.compiled import note_masks
+from conjoin.deferred import torch
+from conjoin.dtypes import bits_of
 from conjoin.methods.elections import (
     Elect,
     Merge,
@@ -22,6 +24,10 @@ from conjoin.methods.parameters import Within, one_per_model
 from conjoin.methods.reductions import quick_sums
 from conjoin.methods.strips import STRIP, in_strips, strips_of
 from conjoin.methods.weights import added_up, checked_weights, fractions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["dare_linear", "dare_ties", "find_factors"]
 
@@ -191,7 +197,6 @@ _DIGITS = 32
 _CHANCES = 1 << _DIGITS
 _FEW = 4
 _LATER = 24
-_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 def _chances(density: float) -> int:
@@ -210,7 +215,7 @@ def _random_bits(generator: torch.Generator) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(seed))
 
 
-Mask: TypeAlias = Tensor | bool
+Mask: TypeAlias = "Tensor | bool"
 """Which elements of a strip are kept: int8 [size], -1 (all bits) or 0. Or all of them, or none."""
 
 
@@ -236,9 +241,8 @@ def _masks(
                 masks.append(one > 0)
             else:
                 masks.append(torch.from_numpy(_bytes(strip.numel(), one, random)))
-        if isinstance(generator, Recorder):
-            noted = [mask for mask in masks if isinstance(mask, Tensor)]
-            generator.note(noted, torch.uint8 if packed else torch.int8, draw_again)
+        noted = [mask for mask in masks if not isinstance(mask, bool)]
+        note_masks(generator, noted, torch.uint8 if packed else torch.int8, draw_again)
         yield masks
 
 
@@ -251,7 +255,7 @@ def _masked(change: Tensor, mask: Mask) -> Tensor:
     if change.requires_grad:
         return change * own.ne(0)  # autograd does not see what becomes of bits
     # Zero times infinity would be NaN, and masks of bool are slow. -1 has all bits.
-    return change.view(_INTEGERS[change.dtype]).bitwise_and(own).view(change.dtype)
+    return change.view(bits_of(change.dtype)).bitwise_and(own).view(change.dtype)
 
 
 def _digits(chances: int) -> int:

@@ -1,13 +1,14 @@
 """DELLA: drop changes by MagPrune, then merge them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from conjoin.deferred import torch
 from conjoin.methods.elections import (
     Elect,
     Merge,
@@ -30,6 +31,10 @@ from conjoin.methods.magprune import (
 from conjoin.methods.parameters import Within, one_per_model
 from conjoin.methods.strips import widened
 from conjoin.methods.weights import added_up, checked_weights, fractions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["della", "della_linear"]
 

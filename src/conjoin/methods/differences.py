@@ -1,12 +1,17 @@
 """What one model has learned since its base, added to another model."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.elections import check_real
 from conjoin.methods.strips import in_strips
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["add_difference", "train_difference"]
 

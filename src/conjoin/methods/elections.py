@@ -11,14 +11,18 @@ For each element, with weighted changes ``d_i = a_i tau_i``:
 Yadav et al., TIES-Merging, NeurIPS 2023 (arXiv:2306.01708).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.errors import MethodError
 from conjoin.methods.weights import check_no_part_cancels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = [
     "Elect",

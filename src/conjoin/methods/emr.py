@@ -1,16 +1,20 @@
 """EMR: elect one change, mask it and rescale it for each task."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.consensus import check_task
 from conjoin.methods.elections import change_from, check_real
 from conjoin.methods.method import Total
 from conjoin.methods.reductions import sum_of_magnitudes
 from conjoin.methods.strips import in_strips, strips_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["emr", "find_magnitudes"]
 

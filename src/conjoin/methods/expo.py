@@ -1,10 +1,15 @@
 """ExPO: go on in the direction in which training went."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from conjoin.methods.strips import in_strips
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["expo"]
 

@@ -1,10 +1,11 @@
 """The geometric median: the point with the least sum of distances to the models."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from torch import Tensor
 
 from conjoin.methods.gram import (
     Numbers,
@@ -16,6 +17,10 @@ from conjoin.methods.gram import (
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
 __all__ = ["find_geometric_median", "geometric_median"]
 
 # Of the largest distance: what is nearer lies at the same place, up to roundings.
@@ -26,7 +31,7 @@ _DRAW = 1e-9
 
 def find_geometric_median(
     total: Total, *, weights: Sequence[float], max_iter: int = 100, tol: float = 1e-6
-) -> Tensor:
+) -> Sequence[float]:
     """Give the coefficients ``c_i`` of the result of `geometric_median`: ``sum_i c_i w_i``.
 
     One look at the tensors suffices: every step of Weiszfeld's gives a mean of the models with
@@ -35,7 +40,7 @@ def find_geometric_median(
         |sum_i c_i w_i - w_k|^2 = sum_i c_i D_ik - c D c / 2,    D_ij = |w_i - w_j|^2
 
     Returns:
-        float64 [n].
+        [n].
     """
     squares = squared_distances(total, "geometric_median")
     shares = np.array(shares_of_points(weights, len(squares), "geometric_median"))
@@ -98,7 +103,7 @@ def geometric_median(
     tensors: Sequence[Tensor],
     *,
     weights: Sequence[float],  # noqa: ARG001 - of find_geometric_median
-    summary: Tensor,
+    summary: Sequence[float],
     max_iter: Annotated[int, Within(0, 100_000)] = 100,  # noqa: ARG001 - of find_geometric_median
     tol: Annotated[float, Within(0, 1)] = 1e-6,  # noqa: ARG001 - of find_geometric_median
 ) -> Tensor:
@@ -127,8 +132,9 @@ def geometric_median(
     federated learning, IEEE TSP 2022 (arXiv:1912.13445).
 
     >>> import torch
+    >>> from conjoin.methods import TotalOf
     >>> points = [torch.tensor([x, 0.0]) for x in (-1.0, 0.0, 100.0)]
-    >>> summary = find_geometric_median(lambda f: f(points), weights=[1, 1, 1])
+    >>> summary = find_geometric_median(TotalOf(points), weights=[1, 1, 1])
     >>> geometric_median(points, weights=[1, 1, 1], summary=summary)
     tensor([0., 0.])
     """

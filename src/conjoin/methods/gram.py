@@ -7,20 +7,26 @@ forms the matrix, whatever needs rounds is done with numbers, in float64, and a 
 vectors up. The first pass is the `summarize` of these methods, and gives the coefficients.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from conjoin.deferred import torch
 from conjoin.errors import MethodError
 from conjoin.methods.elections import check_real
 from conjoin.methods.method import Total
 from conjoin.methods.reductions import quick_products, went_well
 from conjoin.methods.strips import in_strips, strips_of
 from conjoin.methods.weights import shares_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = [
     "Numbers",
@@ -88,14 +94,14 @@ def gram_of(
         return sums[0] if len(sums) == 1 else torch.stack(sums).sum(0)
 
     if not exact:
-        found = total(quickly).tolist()
+        found = total.numbers(quickly)
         count = (math.isqrt(8 * len(found) + 1) - 1) // 2
-        upper = torch.zeros(count, count, dtype=torch.float64)
-        upper[tuple(torch.triu_indices(count, count))] = torch.tensor(found, dtype=torch.float64)
+        upper = np.zeros((count, count))
+        upper[np.triu_indices(count)] = found
         gram = _symmetric(upper)
         if went_well(np.diagonal(gram).tolist()) and not _cancel(gram, weights):
             return gram
-    return _symmetric(total(exactly))
+    return _symmetric(total(exactly).numpy())
 
 
 def _cancel(gram: Numbers, weights: Sequence[float] | None) -> bool:
@@ -124,7 +130,7 @@ def squared_distances(total: Total, method: str) -> Numbers:
         check_real(tensors[0], method)
         return _pairs(tensors, None, lambda one, other: (other - one).square_())
 
-    return _symmetric(total(distances))
+    return _symmetric(total(distances).numpy())
 
 
 def directions(gram: Numbers) -> tuple[Numbers, Numbers] | None:
@@ -166,25 +172,27 @@ def shares_of_points(weights: Sequence[float], count: int, method: str) -> list[
     return shares_of(weights, count, method, normalize=True)
 
 
-def coefficients_of(values: Sequence[float] | Numbers) -> Tensor:
-    """Give coefficients as a summary: float64 [n]."""
-    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+def coefficients_of(values: Numbers) -> list[float]:
+    """Give coefficients as a summary: [n]."""
+    return [float(value) for value in values]
 
 
-def combined(tensors: Sequence[Tensor], summary: Tensor, base: Tensor | None = None) -> Tensor:
+def combined(
+    tensors: Sequence[Tensor], summary: Sequence[float], base: Tensor | None = None
+) -> Tensor:
     """Add the tensors up with coefficients: ``sum_i c_i w_i``, or ``w_0 + sum_i c_i (w_i - w_0)``.
 
     >>> one, other = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])
-    >>> combined([one, other], torch.tensor([2.0, 1.0]))
+    >>> combined([one, other], [2.0, 1.0])
     tensor([5., 9.])
-    >>> combined([one, other], torch.tensor([2.0, 1.0]), base=one)
+    >>> combined([one, other], [2.0, 1.0], base=one)
     tensor([3., 5.])
     """
-    factors = [float(value) for value in summary.tolist()]
-    dtype = tensors[0].dtype
-    if dtype == torch.float32 and any(abs(factor) > _LARGE for factor in factors):
+    factors = [float(value) for value in summary]
+    large = any(abs(factor) > _LARGE for factor in factors)
+    if large and tensors[0].dtype == torch.float32:
         wide = None if base is None else base.double()
-        return combined([tensor.double() for tensor in tensors], summary, wide).to(dtype)
+        return combined([tensor.double() for tensor in tensors], summary, wide).to(torch.float32)
     if base is None:
         return _sum(tensors, factors)
 
@@ -223,8 +231,8 @@ def _pairs(
     return sums
 
 
-def _symmetric(upper: Tensor) -> Numbers:
-    found: Numbers = (upper + upper.triu(1).t()).numpy()
+def _symmetric(upper: Numbers) -> Numbers:
+    found: Numbers = upper + np.triu(upper, 1).T
     return found
 
 

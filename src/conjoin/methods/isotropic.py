@@ -4,15 +4,19 @@ Marczak et al., No Task Left Behind: Isotropic Model Merging with Common and Tas
 Subspaces, ICML 2025 (arXiv:2502.04959).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.matrices import Changes, merge_matrices
 from conjoin.methods.parameters import Within
 from conjoin.methods.svd import Directions, Svd, find_directions, isometry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["count_directions", "flatten_spectrum", "iso_c", "iso_cts"]
 

@@ -1,10 +1,11 @@
 """The Karcher mean: the mean of directions on a sphere."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from torch import Tensor
 
 from conjoin.methods.gram import (
     Numbers,
@@ -18,6 +19,10 @@ from conjoin.methods.gram import (
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
 __all__ = ["find_karcher_mean", "karcher"]
 
 # Of a cosine: nearer to 1 or -1 than this it is that, up to roundings.
@@ -28,7 +33,7 @@ _LEAST = 1e-6
 
 def find_karcher_mean(
     total: Total, *, weights: Sequence[float], max_iter: int = 10, tol: float = 1e-5
-) -> Tensor:
+) -> Sequence[float]:
     """Give the coefficients ``c_i`` of the result of `karcher`: ``sum_i c_i w_i``.
 
     One look at the tensors suffices. The iteration begins at a sum of the unit vectors ``u_i``. If
@@ -39,7 +44,7 @@ def find_karcher_mean(
     iteration on coefficients is the iteration on vectors, without its roundings in their dtype.
 
     Returns:
-        float64 [n].
+        [n].
     """
     gram = gram_of(total, "karcher", weights)
     shares = np.array(shares_of_points(weights, len(gram), "karcher"))
@@ -79,7 +84,7 @@ def karcher(
     tensors: Sequence[Tensor],
     *,
     weights: Sequence[float],  # noqa: ARG001 - of find_karcher_mean
-    summary: Tensor,
+    summary: Sequence[float],
     max_iter: Annotated[int, Within(0, 100_000)] = 10,  # noqa: ARG001 - of find_karcher_mean
     tol: Annotated[float, Within(0, 1)] = 1e-5,  # noqa: ARG001 - of find_karcher_mean
 ) -> Tensor:
@@ -105,8 +110,9 @@ def karcher(
     (doi:10.1145/502122.502124).
 
     >>> import torch
+    >>> from conjoin.methods import TotalOf
     >>> a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 1.0])
-    >>> summary = find_karcher_mean(lambda f: f([a, b]), weights=[1, 1])
+    >>> summary = find_karcher_mean(TotalOf([a, b]), weights=[1, 1])
     >>> karcher([a, b], weights=[1, 1], summary=summary)
     tensor([1.4142, 1.4142])
     """

@@ -3,12 +3,12 @@
 Stoica et al., Model merging with SVD to tie the Knots, ICLR 2025 (arXiv:2410.19735).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.elections import check_real
 from conjoin.methods.matrices import Changes, merge_matrices
 from conjoin.methods.method import TotalOf
@@ -16,6 +16,10 @@ from conjoin.methods.parameters import Within
 from conjoin.methods.svd import find_directions
 from conjoin.methods.ties import find_thresholds, ties
 from conjoin.methods.weights import checked_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["knots_ties"]
 

@@ -1,12 +1,17 @@
 """MagMax: for each element, the largest change."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.elections import change_from, check_real
 from conjoin.methods.strips import in_strips
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["magmax"]
 

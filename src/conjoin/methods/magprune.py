@@ -8,18 +8,23 @@ for the smallest; rank r is kept with the chance
 Deep et al., DELLA-Merging (arXiv:2406.11617).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
+from conjoin.deferred import torch
 from conjoin.errors import MethodError
 from conjoin.methods.elections import change_from
 from conjoin.methods.reductions import sum_of_magnitudes
 from conjoin.methods.strips import STRIP, widened
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = [
     "Mask",

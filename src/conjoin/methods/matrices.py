@@ -8,14 +8,19 @@ The authors apply their methods to every tensor of two dimensions except the tex
 CLIP. That includes embeddings; a recipe can give them another method by their names.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.task_arithmetic import task_arithmetic
 from conjoin.methods.weights import checked_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Changes", "merge_matrices"]
 

@@ -1,15 +1,19 @@
 """Averages that a single model cannot spoil, element by element."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.elections import check_real
 from conjoin.methods.parameters import Within
 from conjoin.methods.strips import in_strips
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["median", "trimmed_mean"]
 

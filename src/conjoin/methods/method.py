@@ -1,18 +1,23 @@
 """What the engine has to know about a method."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
-
+from conjoin.compiled import Notes, SymbolOfSums
+from conjoin.deferred import torch
 from conjoin.errors import MethodError
 from conjoin.methods.parameters import annotations_of, check_value, is_per_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Method", "Need", "Total", "TotalOf"]
 
@@ -38,6 +43,11 @@ class Total(Protocol):
         None, where it begins a new one.
         """
         ...
+
+    def numbers(self, function: Callable[..., Tensor], /) -> list[float]:
+        """Give the sum of results that are float64 [k]; perhaps without a tensor being made."""
+        numbers: list[float] = self(function).tolist()
+        return numbers
 
     def sample(self, function: Callable[..., Tensor], count: int, /) -> Tensor:
         """Call it with about `count` elements, and join the results along their last dimension.
@@ -71,6 +81,12 @@ class TotalOf:
     def __call__(self, function: Callable[..., Tensor], /) -> Tensor:
         """Call the function on the block."""
         return self._call(function, self._tensors, self._given)
+
+    def numbers(self, function: Callable[..., Tensor], /) -> list[float]:
+        """Call the function on the block, and give numbers."""
+        found: Tensor | SymbolOfSums = self(function)
+        numbers: list[float] = found.tolist()
+        return numbers
 
     def sample(self, function: Callable[..., Tensor], count: int, /) -> Tensor:
         """Call the function with about `count` elements."""
@@ -164,7 +180,7 @@ class Method:
     @cached_property
     def annotations(self) -> Mapping[str, Any]:
         """What the parameters may be; a parameter without an annotation is not in it."""
-        found = annotations_of(self.function)
+        found = annotations_of(self.function, self.defaults)
         return {name: found[name] for name in self.defaults if name in found}
 
     @cached_property
@@ -251,20 +267,28 @@ class Method:
         Raises:
             MethodError: from the method itself. Call `check` before.
         """
-        nothing = torch.empty(0)
-        everything: dict[str, Any] = {
+        given = {
             **self.defaults,
             **parameters,
-            "base": nothing,
             "weights": [1.0] * models if weights is None else list(weights),
-            "generator": torch.Generator(),
         }
+        notes = Notes()
+        symbols = [notes.symbol(number, 0) for number in range(models + 1)]
+        try:
+            self._rehearse(symbols, given)
+        except MethodError:
+            raise
+        except Exception:  # the method asks for more than symbols can do
+            nothing = [torch.empty(0)] * (models + 1)
+            self._rehearse(nothing, {**given, "generator": torch.Generator()})
 
-        def call(function: Callable[..., Tensor], given: Any) -> Tensor:
+    def _rehearse(self, tensors: list[Any], given: Mapping[str, Any]) -> None:
+        everything = {**given, "base": tensors.pop()}
+
+        def call(function: Callable[..., Any], given: Any) -> Any:
             wanted = [name for name in inspect.signature(function).parameters if name in everything]
             return function(given, **{name: everything[name] for name in wanted})
 
-        tensors = [nothing] * models
         if self.summarize is not None:
             everything["summary"] = call(self.summarize, TotalOf(tensors, **everything))
         call(self.function, tensors)

@@ -1,42 +1,51 @@
 """Model Stock: how far to go from the base to the mean, from the angles between models."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from conjoin.deferred import torch
 from conjoin.methods.elections import check_real
-from conjoin.methods.gram import coefficients_of, combined, directions, gram_of
+from conjoin.methods.gram import combined, directions, gram_of
 from conjoin.methods.method import Total
 from conjoin.methods.rows import by_rows, row_sums
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
 __all__ = ["find_ratio", "model_stock"]
 
+N = TypeVar("N", float, "Tensor")
 
-def find_ratio(total: Total, *, filter_wise: bool = False) -> Tensor:
+
+def find_ratio(total: Total, *, filter_wise: bool = False) -> Sequence[float]:
     """Give ``t / n`` for every model; nothing if each filter has a ratio of its own.
 
     Returns:
-        float64 [n], or [0].
+        [n], or [0].
     """
     if filter_wise:
-        return torch.empty(0, dtype=torch.float64)
+        return ()
     gram = gram_of(total, "model_stock")
     known = directions(gram)
     count = len(gram)
     if known is None or count < 2:
-        return coefficients_of([1 / count] * count)
+        return [1 / count] * count
     cosines = known[1]
     pairs = float(cosines.sum() - np.trace(cosines))
-    return (_ratio(torch.tensor(pairs, dtype=torch.float64), count) / count).repeat(count)
+    cosine = min(max(pairs / (count * (count - 1)), 0.0), 1.0)
+    return [_ratio(cosine, count) / count] * count
 
 
 def model_stock(
     tensors: Sequence[Tensor],
     *,
     base: Tensor,
-    summary: Tensor,
+    summary: Sequence[float],
     filter_wise: bool = False,
 ) -> Tensor:
     """Go from the base towards the mean of the models, the farther the more these agree.
@@ -62,8 +71,9 @@ def model_stock(
     Jang, Yun and Han, Model Stock: all we need is just a few fine-tuned models, ECCV 2024
     (arXiv:2403.19522).
 
+    >>> from conjoin.methods import TotalOf
     >>> base, a, b = torch.zeros(2), torch.tensor([3.0, 0.0]), torch.tensor([1.0, 1.0])
-    >>> summary = find_ratio(lambda f: f([a, b], base=base))
+    >>> summary = find_ratio(TotalOf([a, b], base=base))
     >>> model_stock([a, b], base=base, summary=summary)  # t = 0.8284
     tensor([1.6569, 0.4142])
     """
@@ -83,7 +93,8 @@ def model_stock(
             moved += length > 0
         # |sum_i u_i|^2 has the cosines of all pairs twice, and 1 for every model that has moved.
         pairs = row_sums(unit.square()) - moved[:, 0]
-        ratio = _ratio(pairs, count)[:, None]
+        cosine = (pairs / (count * max(count - 1, 1))).clamp(0.0, 1.0)
+        ratio = _ratio(cosine, count)[:, None]
         return mean.mul_(ratio / count).add_(ancestor)
 
     rows = base.shape[0] if base.dim() > 1 else 1
@@ -93,9 +104,8 @@ def model_stock(
     return by_rows(merge, matrices).view(base.shape)
 
 
-def _ratio(pairs: Tensor, count: int) -> Tensor:
-    """Give t from the sum of the cosines of all pairs, each counted twice."""
+def _ratio(cosine: N, count: int) -> N:
+    """Give t from the mean cosine of all pairs."""
     if count < 2:
-        return torch.ones_like(pairs)
-    cosine = (pairs / (count * (count - 1))).clamp(0.0, 1.0)
+        return cosine * 0 + 1
     return count * cosine / (1 + (count - 1) * cosine)

@@ -1,15 +1,20 @@
 """Interpolation of several models on a sphere, by their mean direction."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from torch import Tensor
 
 from conjoin.methods.gram import coefficients_of, combined, directions, gram_of, norm_of
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within
 from conjoin.methods.weights import shares_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["find_barycentre", "multislerp"]
 
@@ -19,11 +24,11 @@ _LEAST = 1e-6
 
 def find_barycentre(
     total: Total, *, weights: Sequence[float], normalize: bool = True, eps: float = 1e-8
-) -> Tensor:
+) -> Sequence[float]:
     """Give the coefficients ``c_i`` of the result of `multislerp`: ``sum_i c_i w_i``.
 
     Returns:
-        float64 [n].
+        [n].
     """
     gram = gram_of(total, "multislerp", weights)
     shares = np.array(shares_of(weights, len(gram), "multislerp", normalize=normalize))
@@ -42,7 +47,7 @@ def multislerp(
     tensors: Sequence[Tensor],
     *,
     weights: Sequence[float],  # noqa: ARG001 - of find_barycentre
-    summary: Tensor,
+    summary: Sequence[float],
     base: Tensor | None = None,
     normalize: bool = True,  # noqa: ARG001 - of find_barycentre
     eps: Annotated[float, Within(0, 1)] = 1e-8,  # noqa: ARG001 - of find_barycentre
@@ -73,8 +78,9 @@ def multislerp(
     Goddard, Multi-SLERP, 2025 (https://goddard.blog/posts/multislerp-wow-what-a-cool-idea).
 
     >>> import torch
+    >>> from conjoin.methods import TotalOf
     >>> a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 1.0])
-    >>> summary = find_barycentre(lambda f: f([a, b]), weights=[1, 1])
+    >>> summary = find_barycentre(TotalOf([a, b]), weights=[1, 1])
     >>> multislerp([a, b], weights=[1, 1], summary=summary)
     tensor([1.4142, 1.4142])
     """

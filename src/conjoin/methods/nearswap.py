@@ -1,13 +1,17 @@
 """NearSwap: take over what differs little."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 from conjoin.methods.elections import change_from
 from conjoin.methods.parameters import Within
 from conjoin.methods.strips import in_strips
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["nearswap"]
 

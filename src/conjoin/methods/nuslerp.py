@@ -1,15 +1,20 @@
 """Slerp of two models, or of their changes from a base, with weights; whole or row by row."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.elections import check_real
 from conjoin.methods.gram import combined, gram_of
 from conjoin.methods.method import Total
 from conjoin.methods.rows import by_rows, row_sums
 from conjoin.methods.weights import shares_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["find_arc", "nuslerp"]
 
@@ -17,24 +22,24 @@ __all__ = ["find_arc", "nuslerp"]
 _LEAST = 1e-12
 
 
-def find_arc(total: Total, *, weights: Sequence[float], flatten: bool = True) -> Tensor:
+def find_arc(total: Total, *, weights: Sequence[float], flatten: bool = True) -> Sequence[float]:
     """Give the coefficients of both tensors as whole vectors; nothing if these are not one.
 
     Returns:
-        float64 [2], or [0].
+        [2], or [0].
     """
     t = shares_of(weights, 2, "nuslerp", normalize=True)[1]
     if not flatten:
-        return torch.empty(0, dtype=torch.float64)
+        return ()
     gram = torch.from_numpy(gram_of(total, "nuslerp"))
-    return torch.stack(_arc(gram[0, 0], gram[1, 1], gram[0, 1], t))
+    return torch.stack(_arc(gram[0, 0], gram[1, 1], gram[0, 1], t)).tolist()
 
 
 def nuslerp(
     tensors: Sequence[Tensor],
     *,
     weights: Sequence[float],
-    summary: Tensor,
+    summary: Sequence[float],
     base: Tensor | None = None,
     row_wise: bool = False,
     flatten: bool = True,
@@ -61,8 +66,9 @@ def nuslerp(
 
     Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985; mergekit, 2024.
 
+    >>> from conjoin.methods import TotalOf
     >>> a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
-    >>> summary = find_arc(lambda f: f([a, b]), weights=[2, 1])
+    >>> summary = find_arc(TotalOf([a, b]), weights=[2, 1])
     >>> nuslerp([a, b], weights=[2, 1], summary=summary)
     tensor([2.5981, 1.5000])
     """

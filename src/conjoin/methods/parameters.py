@@ -12,10 +12,10 @@ Other annotations, and none, are not checked.
 import inspect
 import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Any
 
 from conjoin.errors import MethodError
@@ -31,13 +31,21 @@ class Within:
     high: float
 
 
-def annotations_of(function: Callable[..., Any]) -> Mapping[str, Any]:
-    """Give the annotations of the keywords of a function."""
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError):  # names of the caller's own, or a callable that is no function
-        parameters = inspect.signature(function).parameters.values()
-        return {p.name: p.annotation for p in parameters if not isinstance(p.annotation, str)}
+def annotations_of(function: Callable[..., Any], keywords: Iterable[str]) -> Mapping[str, Any]:
+    """Give the annotations of some keywords of a function; those that mean something here."""
+    parameters, names = inspect.signature(function).parameters, getattr(function, "__globals__", {})
+    found = {}
+    for name in keywords:
+        kind = parameters[name].annotation
+        if kind is inspect.Parameter.empty:
+            continue
+        try:  # one by one: those of tensors may be known to type checkers alone
+            one = SimpleNamespace(__annotations__={name: kind})
+            found.update(typing.get_type_hints(one, names, include_extras=True))
+        except (NameError, TypeError):  # names of the caller's own
+            if not isinstance(kind, str):
+                found[name] = kind
+    return found
 
 
 def is_per_model(annotation: Any) -> bool:

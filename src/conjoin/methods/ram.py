@@ -15,16 +15,20 @@ of the numbers of elements that model i changed together with others, and alone.
 Reinforced agent merging (arXiv:2601.13572).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.elections import change_from, check_real
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within
 from conjoin.methods.strips import in_strips, strips_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["count_changed", "ram", "ramplus_tl"]
 

@@ -5,12 +5,21 @@ another order of additions, and so other last bits. Here a sum is made of rows t
 cuts, in float64, and the rows are added in their order.
 """
 
-import math
-from collections.abc import Sequence
-from itertools import combinations_with_replacement
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+import threading
+from collections.abc import Sequence
+from functools import cache
+from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING, Any
+
+from conjoin.compiled import Symbol, SymbolOfSums
+from conjoin.deferred import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = [
     "quick_products",
@@ -75,7 +84,7 @@ def quick_sums(tensors: Sequence[Tensor]) -> Tensor:
     >>> quick_sums([torch.full((3, 100_000), 0.5), torch.ones(2)])
     tensor([1.5000e+05, 2.0000e+00], dtype=torch.float64)
     """
-    found: Tensor = torch.ops.conjoin.quick_sums([*tensors])
+    found: Tensor = _operation("quick_sums")([*tensors])
     return found
 
 
@@ -122,7 +131,9 @@ def quick_products(vectors: Sequence[Tensor]) -> Tensor:
     >>> quick_products([torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.5])])
     tensor([25.0000, 11.0000,  9.2500], dtype=torch.float64)
     """
-    found: Tensor = torch.ops.conjoin.quick_products([*vectors])
+    if isinstance(vectors[0], Symbol):
+        return SymbolOfSums(vectors)
+    found: Tensor = _operation("quick_products")([*vectors])
     return found
 
 
@@ -152,9 +163,20 @@ def went_well(squares: Sequence[float]) -> bool:
     return all(_LEAST < square < _LARGEST for square in squares)
 
 
-# Operations of torch's, so that whoever notes what a function asks torch for sees them as one.
-_OPERATIONS = torch.library.Library("conjoin", "DEF")
-_OPERATIONS.define("quick_sums(Tensor[] tensors) -> Tensor")
-_OPERATIONS.define("quick_products(Tensor[] vectors) -> Tensor")
-_OPERATIONS.impl("quick_sums", _quick_sums, "CompositeExplicitAutograd")
-_OPERATIONS.impl("quick_products", _quick_products, "CompositeExplicitAutograd")
+@cache
+def _operations() -> Any:
+    """Give these as operations of torch's, so that whoever notes what is done sees each as one."""
+    library = torch.library.Library("conjoin", "DEF")
+    library.define("quick_sums(Tensor[] tensors) -> Tensor")
+    library.define("quick_products(Tensor[] vectors) -> Tensor")
+    library.impl("quick_sums", _quick_sums, "CompositeExplicitAutograd")
+    library.impl("quick_products", _quick_products, "CompositeExplicitAutograd")
+    return library, torch.ops.conjoin
+
+
+def _operation(name: str) -> Any:
+    with _LOCK:  # they can be defined once
+        return getattr(_operations()[1], name)
+
+
+_LOCK = threading.Lock()

@@ -1,11 +1,16 @@
 """Methods that look at each row of a tensor: rows in groups, and their sums."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.reductions import sum_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["by_rows", "groups_of_rows", "row_sums"]
 

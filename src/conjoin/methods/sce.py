@@ -1,17 +1,21 @@
 """SCE: select where the models differ, calculate weights from the changes, erase minority signs."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.elections import Undecided, change_from, check_real
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within
 from conjoin.methods.reductions import quick_products, sum_of, went_well
 from conjoin.methods.strips import in_strips, strips_of
 from conjoin.methods.trimming import count_kept, largest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["find_coefficients", "sce"]
 

@@ -1,15 +1,19 @@
 """Interpolation on spheres."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from torch import Tensor
-
-from conjoin.methods.gram import coefficients_of, combined, gram_of
+from conjoin.deferred import torch
+from conjoin.methods.gram import combined, gram_of
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import Within
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["measure_angle", "slerp"]
 
@@ -18,20 +22,20 @@ __all__ = ["measure_angle", "slerp"]
 _LEAST_EPS = 1e-12
 
 
-def measure_angle(total: Total) -> Tensor:
+def measure_angle(total: Total) -> Sequence[float]:
     """Give ``a.a``, ``b.b`` and ``a.b`` of the two tensors, as vectors: what `slerp` needs.
 
     Returns:
-        float64 [3].
+        [3].
     """
     (first, product), (_, second) = gram_of(total, "slerp").tolist()
-    return torch.tensor([first, second, product], dtype=torch.float64)
+    return first, second, product
 
 
 def slerp(
     tensors: Sequence[Tensor],
     *,
-    summary: Tensor,
+    summary: Sequence[float],
     t: Annotated[float, Within(0, 1)] = 0.5,
     eps: Annotated[float, Within(0, 1)] = 1e-8,
 ) -> Tensor:
@@ -56,19 +60,19 @@ def slerp(
     Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985.
 
     >>> a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
-    >>> slerp([a, b], summary=torch.tensor([9.0, 9.0, 0.0]), t=1 / 3)
+    >>> slerp([a, b], summary=[9.0, 9.0, 0.0], t=1 / 3)
     tensor([2.5981, 1.5000])
     """
     first, second = tensors
     if first.is_meta:
         return torch.empty_like(first)
-    cosine = _cosine(*summary.tolist())
+    cosine = _cosine(*map(float, summary))
     if cosine is None or abs(cosine) > 1 - max(eps, _LEAST_EPS):
         return torch.lerp(first, second, t)
     theta = math.acos(cosine)
     sine = math.sin(theta)
     factors = [math.sin((1 - t) * theta) / sine, math.sin(t * theta) / sine]
-    return combined(tensors, coefficients_of(factors))
+    return combined(tensors, factors)
 
 
 def _cosine(first: float, second: float, product: float) -> float | None:

@@ -3,11 +3,16 @@
 The engine's blocks are one strip each; who calls a method on a whole tensor gets the same bits.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from conjoin.deferred import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["STRIP", "in_strips", "strips_of", "widened"]
 
@@ -19,7 +24,7 @@ Measured for a whole merge in nanoseconds per element, with strips of 2**16, 2**
 of two models 7.7, 7.5 and 7.3; DARE-TIES 8.2, 7.2 and 6.8: fewer calls count for more than a
 smaller place in the cache."""
 
-Strips: TypeAlias = tuple[list[Tensor], Tensor]
+Strips: TypeAlias = "tuple[list[Tensor], Tensor]"
 
 
 def strips_of(tensors: Sequence[Tensor], base: Tensor) -> list[Strips]:

@@ -19,14 +19,19 @@ A direction whose singular value is a rounding is no direction: any other would 
 next machine takes another. So they are left out, here and in every method that uses this.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from threading import Lock
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import torch
-from torch import Tensor
+from conjoin.deferred import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Directions", "Svd", "find_directions", "is_randomized", "isometry"]
 

@@ -1,11 +1,16 @@
 """Adding what models have learned to their common base."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from conjoin.methods.strips import in_strips
 from conjoin.methods.weights import added_up, fractions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["task_arithmetic"]
 

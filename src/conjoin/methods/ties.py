@@ -1,11 +1,11 @@
 """TIES: trim, elect signs, merge what agrees."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.elections import (
     Elect,
     Merge,
@@ -21,6 +21,10 @@ from conjoin.methods.reductions import sum_of_magnitudes
 from conjoin.methods.strips import in_strips, strips_of
 from conjoin.methods.trimming import limit_below, thresholds, trimmed
 from conjoin.methods.weights import checked_weights, fractions_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["find_thresholds", "ties"]
 

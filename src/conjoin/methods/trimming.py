@@ -8,19 +8,25 @@ becomes the whole range, with bins of many patterns, and then the bin that holds
 decides how many passes it takes, never what is found.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from conjoin.compiled import count_patterns
+from conjoin.deferred import torch
+from conjoin.dtypes import bits_of
 from conjoin.methods.elections import change_from
 from conjoin.methods.method import Total
 from conjoin.methods.parameters import one_per_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = [
     "changes_of",
@@ -33,7 +39,7 @@ __all__ = [
     "without_outliers",
 ]
 
-Values: TypeAlias = Callable[[Sequence[Tensor], Tensor], Iterable[Tensor]]
+Values: TypeAlias = "Callable[[Sequence[Tensor], Tensor], Iterable[Tensor]]"
 """Gives new tensors from the tensors and the base of a block."""
 Choose: TypeAlias = Callable[[Sequence[int]], list[list[int]]]
 """Gives ranks, for each of some tensors, from their numbers of elements."""
@@ -44,9 +50,6 @@ _BINS = 1 << 20
 _TABLE = 1 << 20
 """Bins of all windows together, at most. Of more than a few, each gets fewer, and they take another
 look at the data."""
-_WIDTHS = {torch.float32: 31, torch.float64: 63}
-"""Bits of a magnitude."""
-_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 
 
 def count_kept(density: float, size: int) -> int:
@@ -111,10 +114,10 @@ def largest(total: Total, values: Values, choose: Choose) -> Tensor:
         return torch.zeros(len(ranks), len(ranks[0]), dtype=torch.float64)
     # Every tensor has a part in the sample, so that its dtype is the widest of all.
     dtype = drawn.dtype
-    bits = drawn.cpu().view(_INTEGERS[dtype]).numpy()
+    bits = drawn.cpu().view(bits_of(dtype)).numpy()
     most = max(2, min(_BINS, _TABLE // sum(map(len, ranks))))
     sought = [
-        _window(_Window(number, rank, _WIDTHS[dtype], most), bits[number], total.size)
+        _window(_Window(number, rank, 8 * dtype.itemsize - 1, most), bits[number], total.size)
         for number, row in enumerate(ranks)
         for rank in row
     ]
@@ -122,7 +125,7 @@ def largest(total: Total, values: Values, choose: Choose) -> Tensor:
         counts = total(_counter(values, dtype, wanted)).numpy()
         for one, row in zip(wanted, counts, strict=True):
             one.narrow(row)
-    found = torch.tensor([one.found for one in sought], dtype=_INTEGERS[dtype]).view(dtype).double()
+    found = torch.tensor([one.found for one in sought], dtype=bits_of(dtype)).view(dtype).double()
     found = found.masked_fill(torch.tensor([one.rank == 0 for one in sought]), torch.inf)
     return found.view(len(ranks), len(ranks[0]))
 
@@ -267,8 +270,8 @@ def _counter(
             own = [(row, *where) for row, (owner, *where) in enumerate(wanted) if owner == number]
             if own and not value.is_meta:
                 value = value.to(dtype).reshape(-1).cpu()
-                if not count_patterns(value.view(_INTEGERS[dtype]), own, into):
-                    _count(value.abs_().view(_INTEGERS[dtype]).numpy(), own, into)
+                if not count_patterns(value.view(bits_of(dtype)), own, into):
+                    _count(value.abs_().view(bits_of(dtype)).numpy(), own, into)
         return into
 
     return count

@@ -4,14 +4,18 @@ Gargiulo et al., Task Singular Vectors: Reducing Task Interference in Model Merg
 (arXiv:2412.00081).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.methods.matrices import Changes, merge_matrices
 from conjoin.methods.svd import Directions, Svd, find_directions, isometry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["merge_directions", "tsv"]
 

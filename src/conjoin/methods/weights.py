@@ -1,13 +1,18 @@
 """One weight per model: what every weighted method checks, and sums with them."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from functools import lru_cache
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from conjoin.errors import MethodError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["added_up", "check_no_part_cancels", "checked_weights", "fractions_of", "shares_of"]
 

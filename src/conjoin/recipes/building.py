@@ -1,5 +1,7 @@
 """What has been read of a recipe -> `Recipe`, with the checks that concern more than one key."""
 
+from __future__ import annotations
+
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -7,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from conjoin.checkpoints import Kind
+from conjoin.dtypes import DTYPES, DType
 from conjoin.errors import MethodError
 from conjoin.methods import Method, Need
 from conjoin.recipes.choosing import choose, default_name, read_vocabulary
@@ -236,11 +237,8 @@ def _output(
     )
 
 
-def _dtype(name: str | None) -> torch.dtype | None:
-    if name is None:
-        return None
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+def _dtype(name: str | None) -> DType | None:
+    return None if name is None else DTYPES[name]
 
 
 def check_method(recipe: Recipe, root: Place, problems: Problems) -> None:

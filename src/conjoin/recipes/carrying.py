@@ -1,10 +1,10 @@
 """Config, tokenizer and other files that go along from one model to the result."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoints import Checkpoint, carried_files, is_of_tokenizer
 from conjoin.errors import ConjoinError, RecipeError
@@ -16,6 +16,10 @@ from conjoin.recipes.recipe import BASE, UNION, Recipe, Source
 from conjoin.recipes.speakers import EMBEDDINGS
 from conjoin.recipes.tied_heads import TIED
 from conjoin.recipes.tokens import TOKENIZER, with_decoded_tokens, with_tokens
+
+if TYPE_CHECKING:
+    pass
+
 
 __all__ = [
     "Rows",
@@ -239,7 +243,7 @@ def adjusted(
         for _, found in _configs(config):
             for key in _DTYPES:
                 if key in found:
-                    found[key] = _dtype_name(recipe.dtype)
+                    found[key] = recipe.dtype.name
     return json_bytes(config)
 
 
@@ -314,7 +318,3 @@ def _configs(config: dict[str, Any], name: str = "") -> Iterator[tuple[str, dict
         is_part = isinstance(inner, dict) and (key.endswith("_config") or "model_type" in inner)
         if is_part and key != "quantization_config":
             yield from _configs(inner, f"{name}.{key}")
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

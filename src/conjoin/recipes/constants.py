@@ -27,7 +27,7 @@ def choose_constants(
     for name in dict.fromkeys(name for view in views for name in view.specs):
         having = [number for number, view in enumerate(views) if name in view.specs]
         specs = [views[number].specs[name] for number in having]
-        alike = len({(spec.shape, spec.dtype) for spec in specs}) == 1
+        alike = len({(spec.shape, spec.stored) for spec in specs}) == 1
         if any(spec.kind is not Kind.CONSTANT for spec in specs):
             continue
         if len(having) == len(views) and alike:

@@ -1,15 +1,21 @@
 """A model whose rows are those of another vocabulary: a row for each of its tokens."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from conjoin.checkpoints import Checkpoint, FileRange, Spec, Wrapped
+from conjoin.deferred import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["MatchedRows", "Origins"]
 

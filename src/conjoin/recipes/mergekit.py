@@ -19,13 +19,14 @@ is said in `Recipe.notes`:
 Differences between the methods themselves stand in `conjoin.methods.mergekit_defaults`.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
+from conjoin.dtypes import DTYPES, DType
 from conjoin.methods import MERGEKIT_IGNORED, METHODS, Method, Need
 from conjoin.recipes.building import check_method, name_sources, of_both
 from conjoin.recipes.forms import Found
@@ -356,17 +357,14 @@ def _required(parts: Sequence[Part], values: Mapping[str, Value], reader: _Reade
                     )
 
 
-def _dtype(read: Read, reader: _Reader) -> torch.dtype | None:
+def _dtype(read: Read, reader: _Reader) -> DType | None:
     found = read.get("out_dtype", read.get("dtype"))
     if "dtype" in read:
         reader.note(
             f"dtype: {read['dtype'].value} rounds the result only, once; the arithmetic is in "
             "float32 (float64 for float64), and the inputs are taken as they are"
         )
-    if found is None:
-        return None
-    dtype: torch.dtype = getattr(torch, found.value.removeprefix("torch."))
-    return dtype
+    return None if found is None else DTYPES[found.value.removeprefix("torch.")]
 
 
 def _note_gradients(recipe: Recipe, reader: _Reader) -> None:

@@ -1,10 +1,11 @@
 """The models of a recipe, opened: every error at once."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, TypeAlias
 
 from conjoin.arguments import as_mapping
 from conjoin.checkpoints import (
@@ -23,9 +24,13 @@ from conjoin.recipes.tied_heads import with_heads
 from conjoin.recipes.vocabulary import Matched, match_vocabulary
 from conjoin.streaming import NotedCheckpoint
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
 __all__ = ["Model", "Opened", "open_sources"]
 
-Model = Checkpoint | nn.Module | Mapping[str, Tensor]
+Model: TypeAlias = "Checkpoint | nn.Module | Mapping[str, Tensor]"
 """What may stand for a model of a recipe, besides its reference."""
 
 

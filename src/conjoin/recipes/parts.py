@@ -205,7 +205,7 @@ def _without(
 def _copied(recipe: Recipe, base: RenamedCheckpoint, number: int, name: str) -> Task:
     spec = base.specs[name]
     if recipe.dtype is not None and spec.kind in (Kind.WEIGHT, Kind.STATISTIC):
-        spec = dataclasses.replace(spec, dtype=recipe.dtype)
+        spec = dataclasses.replace(spec, stored=recipe.dtype)
     return Task(spec, Rule.COPY, (Source(number, base, name),))
 
 

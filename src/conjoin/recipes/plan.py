@@ -1,5 +1,7 @@
 """A plan: all that a recipe comes to, known from headers before any tensor is read."""
 
+from __future__ import annotations
+
 import dataclasses
 import hashlib
 import json
@@ -10,10 +12,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from conjoin import __version__
 from conjoin.compiled import load_library
+from conjoin.deferred import torch, torch_version
 from conjoin.merging import BLOCK, Merged, Rule, Task
 from conjoin.recipes.agreeing import check_agreement
 from conjoin.recipes.carrying import (
@@ -146,7 +147,7 @@ class Plan:
             "chat_template": self.chat_template,
             "untied": self.opened.untied,
             "conjoin": __version__,
-            "torch": torch.__version__,
+            "torch": torch_version(),
             "compiled": load_library() is not None,
             "block": BLOCK,
             "span": SPAN,
@@ -264,8 +265,8 @@ def _record(name: str, task: Task, place: tuple[str, int]) -> Record:
         task.settings.weights if task.rule in (Rule.METHOD, Rule.POOL) else None,
         _parameters(task),
         spec.shape,
-        str(spec.dtype).removeprefix("torch."),
-        str(task.working).removeprefix("torch."),
+        spec.stored.name,
+        task.working.name,
         file,
         begin,
         begin + spec.nbytes,

@@ -1,5 +1,7 @@
 """How a result was made, written beside it: for readers a model card, for programs a JSON file."""
 
+from __future__ import annotations
+
 import json
 import os
 import platform
@@ -7,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
 import yaml
 
 from conjoin import __version__
 from conjoin.compiled import load_library
+from conjoin.deferred import torch_version
 from conjoin.recipes.plan import Plan
 from conjoin.recipes.tasks import task_of
 from conjoin.streaming import Done
@@ -42,7 +44,7 @@ def provenance(
     return {
         "made_by": {
             "conjoin": __version__,
-            "torch": torch.__version__,
+            "torch": torch_version(),
             "compiled": load_library() is not None,
             "python": platform.python_version(),
         },

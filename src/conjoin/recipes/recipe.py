@@ -1,14 +1,15 @@
 """What to merge, and how: a recipe as frozen dataclasses, before any model is opened."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from conjoin.checkpoints import Kind
+from conjoin.dtypes import DType
 from conjoin.errors import RecipeError
 from conjoin.merging.task import Settings
 from conjoin.methods import Method
@@ -16,6 +17,10 @@ from conjoin.recipes.layers import InLayer, Outside
 from conjoin.recipes.parameters import per_model_parameters
 from conjoin.recipes.problems import Place
 from conjoin.recipes.values import Scalar, Value
+
+if TYPE_CHECKING:
+    pass
+
 
 __all__ = [
     "BASE",
@@ -239,8 +244,8 @@ class Recipe:
     kinds: tuple[KindRule, ...] = ()
     only_some: OnlySome = "refuse"
     layers: str | None = None
-    arithmetic: torch.dtype | None = None
-    dtype: torch.dtype | None = None
+    arithmetic: DType | None = None
+    dtype: DType | None = None
     nonfinite: Literal["refuse", "allow"] = "refuse"
     seed: int = 0
     output: Output = field(default_factory=Output)

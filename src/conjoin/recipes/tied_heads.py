@@ -4,16 +4,20 @@ Files of tied models leave the head out, and their config says so (``tie_word_em
 a model that has one in its file, such a model is seen with its embedding as its head.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoints import Checkpoint, FileRange, HeadersOnly, Spec, Wrapped, innermost
 from conjoin.recipes.beside import parsed_json, read_beside
 from conjoin.recipes.speakers import EMBEDDINGS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["TIED", "Heads", "TiedHead", "with_heads"]
 

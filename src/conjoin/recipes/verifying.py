@@ -1,5 +1,7 @@
 """Whether a result is what its record says: some of its tensors are made again and compared."""
 
+from __future__ import annotations
+
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -8,10 +10,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
 
 from conjoin.checkpoints import Checkpoint, open_checkpoint
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError
 from conjoin.merging.blocks import blocks_of
 from conjoin.recipes.plan import Plan, make_plan
@@ -138,8 +140,10 @@ def _changed_inputs(plan: Plan, record: Mapping[str, Any]) -> list[str]:
 
 def _compare(plan: Plan, record: Mapping[str, Any], result: Checkpoint, name: str) -> list[str]:
     spec, found = plan.merged.specs[name], result.specs[name]
-    if (spec.shape, spec.dtype) != (found.shape, found.dtype):
-        return [f"{name!r} is {found.shape} {found.dtype}, and should be {spec.shape} {spec.dtype}"]
+    if (spec.shape, spec.stored) != (found.shape, found.stored):
+        return [
+            f"{name!r} is {found.shape} {found.stored}, and should be {spec.shape} {spec.stored}"
+        ]
     differing, outs, inputs = 0, [], list[list[str | None]]()
     for job in (job for job in plan.jobs if job.name == name):
         count, out, read = _again(plan, result, job)

@@ -1,12 +1,17 @@
 """Checkpoints under other names: as a slice of a result sees them."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec
 from conjoin.merging import Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["RenamedCheckpoint"]
 

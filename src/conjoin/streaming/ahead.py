@@ -39,7 +39,7 @@ class ReadAhead:
             where = source.checkpoint.in_file(source.name)
             if where is None:
                 continue
-            size = source.spec.dtype.itemsize
+            size = source.spec.stored.itemsize
             descriptor = self._opened(where.file.path)
             if descriptor is not None:
                 os.posix_fadvise(

@@ -7,6 +7,8 @@ machines. Each has one thread. Where there is no safe fork (not on Linux, or wit
 do the same work.
 """
 
+from __future__ import annotations
+
 import ctypes
 import mmap
 import os
@@ -21,8 +23,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn, TypeVar
 
-import torch
-
+from conjoin.deferred import has_torch, torch
 from conjoin.errors import StageError
 from conjoin.streaming.ranks import Ranks
 
@@ -85,14 +86,15 @@ def _fork() -> int:
         return os.fork()
 
 
-def _be_child(work: Callable[[Ranks], Any], ranks: "_Child", parent: int) -> NoReturn:
+def _be_child(work: Callable[[Ranks], Any], ranks: _Child, parent: int) -> NoReturn:
     # Nothing of the parent's may run here at the end: no `finally`, no test runner, no output.
     status = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _die_with(parent)
-        torch.set_num_threads(1)  # threads that OpenMP had before are not here
+        if has_torch():
+            torch.set_num_threads(1)  # threads that OpenMP had before are not here
         work(ranks)
         status = 0
     except BaseException as error:

@@ -44,7 +44,7 @@ def cut_into_jobs(layout: Layout, merged: Merged) -> tuple[Job, ...]:
     for number, file in enumerate(layout.files):
         for name, offset in file.offsets.items():
             spec = merged.specs[name]
-            numel, size = spec.numel, spec.dtype.itemsize
+            numel, size = spec.numel, spec.stored.itemsize
             step = SPAN if merged.reads_ranges(name) else max(numel, 1)
             for start in range(0, numel, step):
                 stop = min(start + step, numel)

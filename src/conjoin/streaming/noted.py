@@ -1,15 +1,21 @@
 """A checkpoint that takes note of what was read from it, so that inputs can be told apart later."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 import xxhash
-from torch import Tensor
 
 from conjoin.checkpoints import Checkpoint, FileRange, Wrapped
+from conjoin.deferred import torch
 from conjoin.merging import BLOCK
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["NotedCheckpoint", "RawBytes", "digest_of", "raw_bytes"]
 

@@ -1,17 +1,21 @@
 """Threads that share work: torch and the system let go of Python's lock while they compute."""
 
+from __future__ import annotations
+
 import itertools
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import has_torch, torch
 from conjoin.merging import Piece
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Pool", "default_threads"]
 
@@ -47,14 +51,14 @@ class Pool:
         self._ready = threading.Condition()
         self._ended = threading.Event()
         self._error: BaseException | None = None
-        self._before = 0
+        self._before: int | None = None
+        self._own = threading.local()
         self._threads = [
             threading.Thread(target=self._serve, name=f"conjoin-{i}", daemon=True)
             for i in range(threads)
         ]
 
     def __enter__(self) -> Self:
-        self._before = torch.get_num_threads()
         for thread in self._threads:
             thread.start()
         return self
@@ -70,7 +74,8 @@ class Pool:
             self._ready.notify_all()
         for thread in self._threads:
             thread.join()
-        torch.set_num_threads(self._before)  # a part of what _serve sets holds for the process
+        if self._before is not None:
+            torch.set_num_threads(self._before)  # a part of what was set holds for the process
 
     def run(
         self, jobs: Iterable[J], work: Callable[[J], None], beat: Callable[[], None] | None = None
@@ -129,7 +134,8 @@ class Pool:
 
     def summed(self, function: Callable[[Piece], Tensor], pieces: Sequence[Piece]) -> Tensor:
         """Give the sum of results that are integers."""
-        lock, totals = threading.Lock(), list[Tensor]()
+        lock = threading.Lock()
+        totals: list[Tensor] = []
 
         def work(index: int) -> None:
             result = function(pieces[index])
@@ -196,8 +202,6 @@ class Pool:
                 work()
 
     def _serve(self) -> None:
-        # One thread of torch for each of ours: more would only wait for each other.
-        torch.set_num_threads(1)
         while not self._ended.is_set():
             with self._ready:
                 while not (self._runs or self._wanted or self._ended.is_set()):
@@ -205,7 +209,18 @@ class Pool:
                 queue = self._runs or self._wanted
                 work = queue.popleft() if queue else None
             if work is not None:
+                self._be_one_thread()
                 work()
+
+    def _be_one_thread(self) -> None:
+        """Have one thread of torch for each of ours: more would only wait for each other."""
+        if not has_torch() or getattr(self._own, "told", False):
+            return
+        with self._ready:
+            if self._before is None:
+                self._before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._own.told = True
 
     def _fail(self, error: BaseException) -> None:
         if self._error is None:

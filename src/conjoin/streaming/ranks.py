@@ -8,18 +8,22 @@ tells them when to begin, adds up the counts of methods that look at the whole m
 the first process when all are done.
 """
 
+from __future__ import annotations
+
 import datetime
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from conjoin.deferred import torch
 from conjoin.errors import InputError
 from conjoin.merging import Piece, Workers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Distributed", "Everyone", "Ranks", "joined_ranks"]
 

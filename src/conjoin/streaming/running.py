@@ -1,18 +1,20 @@
 """A merge written to the disk: in parts, by all cores, and so that it can be gone on with."""
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 import xxhash
-from torch import Tensor
 
 from conjoin.atomic import write_bytes
 from conjoin.checkpoints import MemoryCheckpoint, files_kept_open, open_checkpoint, save
 from conjoin.compiled import Stretch
+from conjoin.deferred import torch
 from conjoin.errors import CheckpointError, StageError
 from conjoin.merging import BLOCK, Merged
 from conjoin.streaming.ahead import ReadAhead
@@ -23,6 +25,10 @@ from conjoin.streaming.noted import NotedCheckpoint, RawBytes, raw_bytes
 from conjoin.streaming.place import Place
 from conjoin.streaming.pool import Pool, default_threads
 from conjoin.streaming.ranks import Everyone, Ranks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 __all__ = ["Progress", "allocate", "write_tensors"]
 
