@@ -79,6 +79,10 @@ def test_dtypes(given):
     assert as_dtype(given).torch == torch.bfloat16
 
 
+def test_other_names_of_dtypes():
+    assert [as_dtype(name).name for name in ("half", "torch.double")] == ["float16", "float64"]
+
+
 @pytest.mark.parametrize("given", ["bf17", "nn", np.float32, 16, None, "int8", torch.bool])
 def test_what_are_no_dtypes_of_weights(given):
     with pytest.raises(InputError, match="has to be a torch.dtype|weights cannot be"):

@@ -189,10 +189,13 @@ def as_dtype(value: torch.dtype | str) -> DType:
     >>> as_dtype("bfloat16").torch
     torch.bfloat16
     """
+    dtype = None
     if isinstance(value, str):
-        dtype = DTYPES.get(value.removeprefix("torch."))
-    else:
-        dtype = dtype_of(value) if isinstance(value, torch.dtype) else None
+        name = value.removeprefix("torch.")
+        dtype = DTYPES.get(name)
+        value = value if dtype is not None else getattr(torch, name, value)  # "half" is another
+    if dtype is None and isinstance(value, torch.dtype):
+        dtype = dtype_of(value)
     if dtype is None:
         raise InputError(
             f"dtype has to be a torch.dtype such as torch.bfloat16, not {value!r:.200}"

@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class DType:
     """A dtype.
 
@@ -29,8 +29,8 @@ class DType:
         is_floating_point: whether its numbers are real, with a fraction.
         is_complex: whether they are complex.
 
-    >>> DTYPES["bfloat16"].torch, str(DTYPES["bfloat16"])
-    (torch.bfloat16, 'torch.bfloat16')
+    >>> DTYPES["bfloat16"].torch is torch.bfloat16, DTYPES["bfloat16"]
+    (True, torch.bfloat16)
     """
 
     name: str
@@ -44,7 +44,7 @@ class DType:
         found: torch.dtype = getattr(torch, self.name)
         return found
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"torch.{self.name}"
 
 
@@ -76,8 +76,8 @@ FLOAT32, FLOAT64 = DTYPES["float32"], DTYPES["float64"]
 def dtype_of(value: torch.dtype | DType) -> DType:
     """Give what is known of a dtype.
 
-    >>> dtype_of(torch.float16)
-    DType(name='float16', itemsize=2, is_floating_point=True, is_complex=False)
+    >>> dtype_of(torch.float16) is DTYPES["float16"], dtype_of(torch.float16).itemsize
+    (True, 2)
     """
     if isinstance(value, DType):
         return value

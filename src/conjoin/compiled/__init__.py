@@ -15,7 +15,7 @@ from conjoin.compiled.files import Passed, Stretch, run_over_files
 from conjoin.compiled.library import load_library
 from conjoin.compiled.matrices import add_scored_changes, divergence_of_rows, scores_of_changes
 from conjoin.compiled.program import Program, Run
-from conjoin.compiled.programs import LEAST, Programs, note_masks
+from conjoin.compiled.programs import LEAST, Programs, may_be_read, note_masks
 from conjoin.compiled.symbols import Notes, Symbol, SymbolOfSums
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "count_patterns",
     "divergence_of_rows",
     "load_library",
+    "may_be_read",
     "note_masks",
     "run_over_files",
     "scores_of_changes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conjoin.compiled.tracing import Trace
 
 
-__all__ = ["LEAST", "Programs", "note_masks"]
+__all__ = ["LEAST", "Programs", "may_be_read", "note_masks"]
 
 LEAST = 1 << 16
 """Elements of a tensor for which a function is traced: below, it takes longer than it saves."""
@@ -28,6 +28,11 @@ LEAST = 1 << 16
 _STORED = frozenset(dtype for dtype in KINDS if dtype.is_floating_point)
 _SAMPLES = (1031, 1543)  # some tiles and a part of one; two, lest their size is a part of a program
 _CLOSE = 1e-6
+
+
+def may_be_read(dtypes: Iterable[DType]) -> bool:
+    """Say whether a program can be for inputs of some dtypes, and whether there are programs."""
+    return load_library() is not None and {*dtypes} <= _STORED
 
 
 class Programs:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from conjoin.checkpoints import Checkpoint, Kind, Spec, files_kept_open
-from conjoin.compiled import Passed, Program, Programs, Run, Stretch
+from conjoin.compiled import Passed, Program, Programs, Run, Stretch, may_be_read
 from conjoin.deferred import torch
 from conjoin.dtypes import FLOAT32
 from conjoin.errors import MethodError, MismatchError, NonFiniteError
@@ -143,6 +143,22 @@ class Merged(Checkpoint):
         if program is None:
             return None
         return run_from_files(program, task.inputs, start, stop, output=output)
+
+    def may_go_straight(self) -> bool:
+        """Say whether every tensor may be made by `write`: whether no torch will be needed.
+
+        What is not in files, has integers, or is not merged by a method of blocks needs it.
+        """
+        if self.device is not None:
+            return False
+        for task in self.tasks.values():
+            if task.spec.alias_of is None and task.spec.numel:
+                stored = [source.spec.stored for source in task.inputs]
+                if not (may_be_compiled(task) and task.in_blocks and may_be_read(stored)):
+                    return False
+                if any(one.checkpoint.in_file(one.name) is None for one in task.inputs):
+                    return False
+        return True
 
     def reads_ranges(self, name: str) -> bool:
         task = self._task(name)[1]

@@ -10,6 +10,7 @@ from typing import Any
 
 from conjoin.arguments import as_whole
 from conjoin.atomic import write_bytes
+from conjoin.deferred import has_torch, import_torch
 from conjoin.errors import InputError, MethodError, MismatchError, NonFiniteError, StageError
 from conjoin.recipes.carrying import adjusted, layers_before, rows_of_vocabulary
 from conjoin.recipes.chat_templates import with_chat_template
@@ -134,6 +135,8 @@ def _write(plan: Plan, place: Place, options: Options, ranks: Ranks) -> dict[int
             progress=options.progress if some.first else None,
         )
 
+    if options.processes > 1 and not (has_torch() or plan.merged.may_go_straight()):
+        import_torch()  # once, and not in each copy of this process
     try:
         # Processes of torchrun have threads, which are not to be copied.
         return write(ranks) if ranks.count > 1 else run_forked(write, options.processes)

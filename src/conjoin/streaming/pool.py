@@ -97,6 +97,7 @@ class Pool:
                         job = next(shared, shared)
                     if job is shared:
                         return
+                    self._be_one_thread()
                     work(job)  # type: ignore[arg-type]  # not the iterator itself
                     self._help()
             except BaseException as error:  # passed on to whoever called
