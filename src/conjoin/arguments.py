@@ -61,6 +61,7 @@ def check_weights(model: nn.Module, what: str = "the model") -> None:
         model: any.
         what: it is called in the message.
 
+    >>> from torch import nn
     >>> check_weights(nn.LazyLinear(2))
     Traceback (most recent call last):
     ...
@@ -85,6 +86,7 @@ def as_modules(values: Any, what: str) -> list[nn.Module]:
     Raises:
         InputError: it is none, or has something else.
 
+    >>> from torch import nn
     >>> as_modules(nn.Linear(1, 1), "parents")
     Traceback (most recent call last):
     ...

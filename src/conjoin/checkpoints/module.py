@@ -38,6 +38,7 @@ def from_module(module: nn.Module) -> MemoryCheckpoint:
     Raises:
         CheckpointError: the module is lazy and not initialized, or has extra state.
 
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     >>> for name, spec in from_module(model).specs.items():
     ...     print(name, spec.shape, spec.kind.value)

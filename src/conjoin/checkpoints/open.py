@@ -86,6 +86,7 @@ def as_checkpoint(
         CheckpointError: it cannot be read as named tensors.
         InputError: it is none of these.
 
+    >>> from torch import nn
     >>> as_checkpoint(nn.Linear(2, 1))
     <MemoryCheckpoint of module Linear: 2 tensors, 12 bytes>
     """

@@ -58,6 +58,7 @@ def save(
         OutputExistsError: the file exists and is not to be overwritten; no tensor was read.
         CheckpointError: a tensor cannot be stored, or is not what its spec says.
 
+    >>> from torch import nn
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = save(nn.Linear(2, 1), Path(folder, "linear.safetensors"))

@@ -125,6 +125,7 @@ def merge(
         MismatchError: names, shapes, dtypes, ties or constants differ.
         NonFiniteError: a model, or the result, has NaN or infinity.
 
+    >>> from torch import nn
     >>> a, b = nn.Linear(2, 1), nn.Linear(2, 1)
     >>> merged = merge([a, b])
     >>> torch.equal(merged.weight, (a.weight + b.weight) / 2)
