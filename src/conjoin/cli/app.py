@@ -78,7 +78,9 @@ for command in (
     *(merge, plan, verify, compare, report, inspect, diff),
     *(methods, schema, symmetries, align, digits),
 ):
-    kind = ComputingCommand if command in (compare, symmetries, align, digits) else TyperCommand
+    # A merge may need no torch, and imports it when it does.
+    quick = command in (merge, plan, methods, schema, report)
+    kind = TyperCommand if quick else ComputingCommand
     app.command(cls=kind, help=_reflowed(command.__doc__))(command)
 
 
