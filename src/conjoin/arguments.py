@@ -14,7 +14,6 @@ from conjoin.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-
 __all__ = [
     "as_dtype",
     "as_mapping",

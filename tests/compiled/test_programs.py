@@ -6,8 +6,9 @@ import os
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from program_cases import DTYPES, ELEMENTWISE, OTHER, bits, few, prepared, program_of, rows
 
 import conjoin.compiled.programs
 from conjoin import merge
@@ -15,83 +16,14 @@ from conjoin.checkpoints import MemoryCheckpoint
 from conjoin.compiled import LEAST, Programs, Run, load_library
 from conjoin.errors import NonFiniteError
 from conjoin.merging.rounding import rounded
-from conjoin.methods import METHODS, Method, Need, TotalOf
-from conjoin.methods.gram import gram_of
+from conjoin.methods import METHODS, Method, Need
 from conjoin.methods.reductions import quick_products, quick_sums
 
 if load_library() is None and not os.environ.get("CONJOIN_REQUIRE_COMPILED"):
     pytest.skip("this installation has no compiled part", allow_module_level=True)
 
-few = settings(deadline=None, max_examples=30)
-ELEMENTWISE = [row for row in METHODS.values() if row.elementwise]
-rows = pytest.mark.parametrize("row", ELEMENTWISE, ids=[row.name for row in ELEMENTWISE])
-DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 # What these look at is a whole tensor, so that their summaries have other last bits.
 SUMMED = {row.name for row in ELEMENTWISE if row.summarize is not None}
-
-BY_SYMBOLS = (
-    *("sum", "mean", "linear", "passthrough", "task_arithmetic"),
-    *("slerp", "nuslerp", "multislerp", "karcher", "geometric_median", "model_stock"),
-)
-
-OTHER = {
-    "linear": {"normalize": False},
-    "passthrough": {"scale": 0.3},
-    "slerp": {"t": 0.3},
-    "nearswap": {"t": 0.01},
-    "expo": {"alpha": -1.5},
-    "task_arithmetic": {"scale": 0.7, "normalize": True},
-    "ties": {"elect": "count", "merge": "weighted", "undecided": "positive", "scale": 1.5},
-    "dare_linear": {"density": 0.3, "rescale": "l1"},
-    "dare_ties": {"density": [0.3, 1.0], "merge": "sum", "rescale": "none", "scale": 0.9},
-    "breadcrumbs": {"density": 0.6, "gamma": 0.2},
-    "breadcrumbs_ties": {"density": 0.6, "gamma": 0.2, "merge": "weighted"},
-    "sce": {"select_topk": 0.5, "merge": "sum"},
-    "tall_mask": {"task": 1},
-}
-
-
-def bits(tensor):
-    return tensor.contiguous().view(torch.int32 if tensor.element_size() == 4 else torch.int16)
-
-
-def numbers(size, dtype, generator):
-    """Numbers of all sizes that this dtype has, and zeros of both signs."""
-    least, most = (-6, 3) if dtype == torch.float16 else (-40, 20)
-    powers = torch.empty(size).uniform_(least, most, generator=generator)
-    signs = torch.randint(-1, 2, (size,), generator=generator)
-    spread = signs * 10.0**powers
-    near = torch.randn(size, generator=generator)
-    chosen = torch.rand(size, generator=generator)
-    values = torch.where(chosen < 0.3, spread, torch.where(chosen < 0.4, -0.0, near))
-    return values.to(dtype)
-
-
-def prepared(row, count, dtypes, size, seed, parameters):
-    """Stored tensors with their base, and the keywords of the method."""
-    generator = torch.Generator().manual_seed(seed)
-    count = row.models or max(count, row.least)
-    stored = [numbers(size, dtypes[k % len(dtypes)], generator) for k in range(count)]
-    if Need.BASE in row.needs:
-        # Many elements of the models are those of the base, as after training of some layers.
-        base = numbers(size, dtypes[0], generator)
-        same = torch.rand(size, generator=generator) < 0.2
-        stored = [torch.where(same, base.to(one.dtype), one) for one in stored]
-        stored.append(base)
-    wide = [tensor.float() for tensor in stored]
-    keywords = {**row.defaults, **parameters}
-    keywords = {name: 0.25 if v is inspect.Parameter.empty else v for name, v in keywords.items()}
-    if Need.WEIGHTS in row.needs:
-        keywords["weights"] = [0.3, 1.0, 0.55, 2.0][:count]
-    if row.summarize is not None:
-        given = {"generator": torch.Generator().manual_seed(seed)}
-        tensors = [*wide]
-        if Need.BASE in row.needs:
-            given["base"] = tensors.pop()
-        wanted = inspect.signature(row.summarize).parameters
-        own = {name: value for name, value in keywords.items() if name in wanted}
-        keywords["summary"] = row.summarize(TotalOf(tensors, **given), **own)
-    return stored, keywords
 
 
 def by_torch(row, stored, keywords, seed, dtype):
@@ -119,13 +51,7 @@ def test_every_elementwise_method_has_torchs_bits(row, count, dtypes, result, si
     if "density" in parameters and isinstance(parameters["density"], list):
         count = len(parameters["density"])
     stored, keywords = prepared(row, count, dtypes, size, seed, parameters)
-    program = Programs(rounded).of(
-        row.function,
-        keywords,
-        stored=[tensor.dtype for tensor in stored],
-        result=result,
-        base=Need.BASE in row.needs,
-    )
+    program = program_of(row, stored, keywords, result)
     if program is None:
         # Factors that are out of all bounds are used in float64, and the spread of many models.
         wide = not torch.as_tensor(keywords.get("summary", 0.0)).abs().max() <= 16
@@ -138,82 +64,6 @@ def test_every_elementwise_method_has_torchs_bits(row, count, dtypes, result, si
         assert not all(bool(one.isfinite().all()) for one in (*stored, expected))
     else:
         assert torch.equal(bits(found), bits(expected))
-
-
-@rows
-@few
-@given(
-    count=st.integers(2, 4),
-    dtypes=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=3),
-    result=st.sampled_from(DTYPES),
-    seed=st.integers(0, 999),
-    other=st.booleans(),
-)
-def test_symbols_and_tracing_give_the_same_program(row, count, dtypes, result, seed, other):
-    parameters = OTHER.get(row.name, {}) if other else {}
-    if "density" in parameters and isinstance(parameters["density"], list):
-        count = len(parameters["density"])
-    stored, keywords = prepared(row, count, dtypes, 3001, seed, parameters)
-
-    def make():
-        return Programs(rounded).of(
-            row.function,
-            keywords,
-            stored=[tensor.dtype for tensor in stored],
-            result=result,
-            base=Need.BASE in row.needs,
-        )
-
-    program, traced = make(), without_symbols(make)
-    assert (program is None) == (traced is None)
-    if program is not None:
-        assert bytes(program.code) == bytes(traced.code)
-        assert program.structure == traced.structure
-
-
-def without_symbols(make):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conjoin.compiled.programs, "_by_symbols", lambda *_, **__: None)
-        return make()
-
-
-@pytest.mark.parametrize("base", [False, True])
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_symbols_and_tracing_give_the_same_sums(base, count):
-    asked = []
-
-    class Asked(TotalOf):
-        def __call__(self, function):
-            asked.append(function)
-            return super().__call__(function)
-
-    stored = [torch.randn(9, generator=torch.Generator().manual_seed(k)) for k in range(count)]
-    given = {"base": torch.ones(9)} if base else {}
-    gram_of(Asked(stored, **given), "m")
-
-    def make():
-        stored = [torch.bfloat16] * (count + base)
-        return Programs(rounded).of(asked[0], {}, stored=stored, result=None, base=base)
-
-    program, traced = make(), without_symbols(make)
-    assert program.sums == traced.sums == count * (count + 1) // 2
-    assert bytes(program.code) == bytes(traced.code)
-
-
-@pytest.mark.parametrize("name", BY_SYMBOLS)
-def test_simple_functions_are_understood_without_tensors(name, monkeypatch):
-    # Nothing but time would tell, and a torch that is imported for nothing.
-    row = METHODS[name]
-    stored, keywords = prepared(row, 2, [torch.float32], 2000, 0, {})
-    monkeypatch.setattr(Programs, "_make", lambda *_, **__: None)
-    program = Programs(rounded).of(
-        row.function,
-        keywords,
-        stored=[tensor.dtype for tensor in stored],
-        result=torch.bfloat16,
-        base=Need.BASE in row.needs,
-    )
-    assert program is not None
 
 
 @rows

@@ -6,6 +6,7 @@ import pytest
 import torch
 from streaming_runs import filled, merged_of, on_disk, small_blocks, tree, write
 
+from conjoin.checkpoints import MemoryCheckpoint
 from conjoin.compiled import load_library
 from conjoin.errors import CheckpointError, NonFiniteError
 from conjoin.merging import Merged
@@ -68,3 +69,23 @@ def test_numbers_that_are_not_finite_are_named(tmp_path, monkeypatch):
         write(merged_of(models, "linear"), tmp_path / "out")
     with small_blocks():
         write(merged_of(models, "linear", allow_nonfinite=True), tmp_path / "allowed")
+
+
+@pytest.mark.skipif(load_library() is None, reason="this installation has no compiled part")
+def test_what_may_go_straight(tmp_path):
+    def merged(*more, method="linear", files=True):
+        states = [{"w": filled((7,), torch.bfloat16, k), **dict(more)} for k in range(2)]
+        if not files:
+            return merged_of([MemoryCheckpoint(state) for state in states], method)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        return merged_of(
+            [on_disk(s, folder / f"{k}.safetensors") for k, s in enumerate(states)], method
+        )
+
+    assert merged().may_go_straight()
+    assert merged(("nothing", torch.empty(0, dtype=torch.int64))).may_go_straight()
+    assert not merged(("bn.running_mean", torch.ones(3))).may_go_straight()
+    assert not merged(("ids", torch.arange(3))).may_go_straight()
+    assert not merged(("v", torch.ones(3, dtype=torch.float64))).may_go_straight()
+    assert not merged(files=False).may_go_straight()

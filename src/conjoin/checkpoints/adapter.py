@@ -34,7 +34,6 @@ from conjoin.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Adapted", "open_adapter"]
 
 _PREFIX = "base_model.model."

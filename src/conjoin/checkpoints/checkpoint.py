@@ -17,7 +17,6 @@ from conjoin.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Checkpoint", "cut_at_multiples"]
 
 _CHUNK = 1 << 18

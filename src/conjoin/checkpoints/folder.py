@@ -21,7 +21,6 @@ from conjoin.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Folder", "check_within", "open_folder"]
 
 

@@ -15,6 +15,7 @@ from conjoin.checkpoints.carried import is_carried
 from conjoin.checkpoints.layout import choose_weights
 from conjoin.checkpoints.safetensors_header import CODES
 from conjoin.checkpoints.spec import Spec, kind_by_name
+from conjoin.dtypes import is_known
 from conjoin.errors import CheckpointError, InputError
 
 __all__ = ["fetch_model", "files_to_fetch", "is_hub_id", "remote_specs"]
@@ -137,7 +138,7 @@ def remote_specs(name: str, revision: str | None = None) -> dict[str, Spec]:
     specs: dict[str, Spec] = {}
     for file, header in found.files_metadata.items():
         for tensor, info in header.tensors.items():
-            if info.dtype not in CODES:
+            if info.dtype not in CODES or not is_known(CODES[info.dtype]):
                 raise CheckpointError(
                     f"tensor {tensor!r} in {file} of {what} has the dtype {info.dtype!r}, which "
                     f"this version of torch cannot represent; known are {', '.join(CODES)}"

@@ -15,7 +15,6 @@ from conjoin.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["MemoryCheckpoint"]
 
 

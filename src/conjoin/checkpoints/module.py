@@ -12,7 +12,6 @@ from conjoin.deferred import torch
 if TYPE_CHECKING:
     from torch import nn
 
-
 __all__ = ["from_module"]
 
 _RUNNING = frozenset({"running_mean", "running_var"})

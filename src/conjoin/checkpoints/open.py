@@ -19,7 +19,6 @@ from conjoin.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 __all__ = ["as_checkpoint", "open_checkpoint"]
 
 

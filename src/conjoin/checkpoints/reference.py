@@ -19,7 +19,6 @@ from conjoin.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = [
     "HeadersOnly",
     "Reference",

@@ -23,7 +23,6 @@ from conjoin.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["ORDER_KEY", "SafetensorsFile", "find_aliases"]
 
 # Where the writer keeps the order of all names, if some of them are aliases.

@@ -18,7 +18,6 @@ from conjoin.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["TorchFile", "open_torch_file"]
 
 # Before torch 1.6, files began with this number as a pickle of its own.

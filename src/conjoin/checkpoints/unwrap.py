@@ -16,7 +16,6 @@ from conjoin.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["unwrap"]
 
 # Keys under which training scripts keep weights.

@@ -21,7 +21,6 @@ from conjoin.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 __all__ = ["safetensors_header", "save"]
 
 _PIECE = 1 << 24

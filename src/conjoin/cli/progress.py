@@ -25,7 +25,6 @@ from conjoin.cli.output import error_console
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Counted", "byte_bar", "tracked"]
 
 PATIENCE = 2.0

@@ -12,7 +12,6 @@ from conjoin.deferred import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["count_patterns"]
 
 _END = 1 << 32

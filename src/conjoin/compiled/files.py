@@ -8,17 +8,12 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
 from conjoin.compiled.library import load_library
 from conjoin.compiled.program import Program
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["Passed", "Stretch", "run_over_files"]
 

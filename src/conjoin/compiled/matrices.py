@@ -12,7 +12,6 @@ from conjoin.dtypes import dtype_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["add_scored_changes", "divergence_of_rows", "scores_of_changes"]
 
 _LEAST = 8

@@ -17,7 +17,6 @@ from conjoin.dtypes import DTYPES, DType, dtype_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = [
     "KINDS",
     "REGISTERS",

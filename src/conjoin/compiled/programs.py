@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from conjoin.compiled.tracing import Trace
 
-
 __all__ = ["LEAST", "Programs", "may_be_read", "note_masks"]
 
 LEAST = 1 << 16

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conjoin.compiled.program import KINDS, Draw, Instruction, Operation, UntraceableError
+from conjoin.compiled.symbols import Notes
 from conjoin.dtypes import DType, dtype_of
 
 __all__ = ["Recorder", "Trace", "trace"]
@@ -148,12 +149,12 @@ class _Tracer(TorchDispatchMode):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._size = inputs[0].numel()
-        self._trace = Trace(dtypes=list(stored))
+        self._notes = Notes()
+        self._trace = Trace(dtypes=list(stored), instructions=self._notes.instructions)
         self._recorder = recorder
         self._values = dict[int, int]()
         self._sums: Tensor | None = None
         self._alive: list[Any] = []  # so that no memory is that of another tensor later
-        self._count = 0
         for number, (tensor, dtype) in enumerate(zip(inputs, stored, strict=True)):
             self._load(tensor, number, dtype)
 
@@ -223,7 +224,7 @@ class _Tracer(TorchDispatchMode):
         if name in _BINARY and len(args) == 2:
             self._binary(name, args, alpha, result)
         elif name == "rsub" and len(args) == 2 and alpha == 1:
-            turned = self._instruct(Operation.NEGATE, self._value(args[0]))
+            turned = self._notes.made(Operation.NEGATE, self._value(args[0]))
             self._finish(result, Operation.ADD, turned, self._operand(args[1]))
         elif name in _UNARY:
             self._finish(result, _UNARY[name], self._value(args[0]))
@@ -272,7 +273,7 @@ class _Tracer(TorchDispatchMode):
         for operation, bound in zip((Operation.MAXIMUM, Operation.MINIMUM), args[1:], strict=False):
             if bound is not None:
                 limit = self._held(self._operand(bound))
-                value = self._instruct(operation, limit, value)
+                value = self._notes.made(operation, limit, value)
         self._finish(result, Operation.COPY, value)
 
     def _lerp(self, args: list[Any], result: Tensor) -> None:
@@ -281,7 +282,7 @@ class _Tracer(TorchDispatchMode):
             raise UntraceableError("lerp with a tensor")
         weight = torch.tensor(weight, dtype=torch.float32).item()
         near = abs(weight) < 0.5
-        difference = self._instruct(Operation.SUBTRACT, other, one)
+        difference = self._notes.made(Operation.SUBTRACT, other, one)
         # As torch does: from whichever end is nearer.
         factor = weight if near else torch.tensor(weight, dtype=torch.float32).sub_(1).item()
         end = one if near else other
@@ -295,7 +296,7 @@ class _Tracer(TorchDispatchMode):
         elif name == "bitwise_and":
             self._finish(result, Operation.MULTIPLY, self._value(args[0]), self._value(args[1]))
         elif name == "bitwise_or":
-            either = self._instruct(Operation.ADD, self._value(args[0]), self._value(args[1]))
+            either = self._notes.made(Operation.ADD, self._value(args[0]), self._value(args[1]))
             self._finish(result, Operation.GREATER, either, 0.0)
         else:
             self._finish(result, Operation.EQUAL, self._value(args[0]), 0.0)
@@ -327,27 +328,15 @@ class _Tracer(TorchDispatchMode):
         if result.numel() != self._size:
             raise UntraceableError(f"{operation.name} makes {result.numel()} elements")
         if isinstance(other, float):
-            made = self._instruct(operation, one, None, third, other)
+            made = self._notes.made(operation, one, None, third, other)
         else:
-            made = self._instruct(operation, one, other, third, constant)
+            made = self._notes.made(operation, one, other, third, constant)
         self._values[result.untyped_storage().data_ptr()] = made
-
-    def _instruct(
-        self,
-        operation: Operation,
-        one: int,
-        other: int | None = None,
-        third: int | None = None,
-        constant: float = 0.0,
-    ) -> int:
-        number, self._count = self._count, self._count + 1
-        self._trace.instructions.append(Instruction(operation, number, one, other, third, constant))
-        return number
 
     def _load(self, tensor: Tensor, number: int, dtype: torch.dtype | DType) -> None:
         if dtype_of(dtype) not in KINDS:
             raise UntraceableError(f"reads {dtype}")
-        value = self._instruct(Operation.LOAD, number, third=KINDS[dtype_of(dtype)])
+        value = self._notes.made(Operation.LOAD, number, third=KINDS[dtype_of(dtype)])
         self._values[tensor.untyped_storage().data_ptr()] = value
 
     def _operand(self, one: Any) -> Operand:
@@ -372,7 +361,7 @@ class _Tracer(TorchDispatchMode):
     def _held(self, operand: Operand) -> int:
         """Give the number of a value, which is made of a constant if need be."""
         if isinstance(operand, float):
-            return self._instruct(Operation.FILL, 0, constant=operand)
+            return self._notes.made(Operation.FILL, 0, constant=operand)
         return operand
 
     def _value(self, tensor: Any) -> int:

@@ -22,7 +22,6 @@ from conjoin.merging.task import Source, Task, working_dtype
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = [
     "BLOCK",
     "Held",

@@ -27,7 +27,6 @@ from conjoin.methods import METHODS, Method, find_method
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 __all__ = ["POOLED", "merge"]
 
 POOLED = "conjoin_pooled_statistics"

@@ -32,7 +32,6 @@ from conjoin.methods import Need
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Merged"]
 
 Span = tuple[int, int] | None
@@ -145,9 +144,9 @@ class Merged(Checkpoint):
         return run_from_files(program, task.inputs, start, stop, output=output)
 
     def may_go_straight(self) -> bool:
-        """Say whether every tensor may be made by `write`: whether no torch will be needed.
+        """Say whether every tensor may be made by `write`, if the method has programs.
 
-        What is not in files, has integers, or is not merged by a method of blocks needs it.
+        What is not in files, has integers, or is not merged by a method of blocks is not.
         """
         if self.device is not None:
             return False

@@ -13,7 +13,6 @@ from conjoin.errors import InputError, StructureWarning
 if TYPE_CHECKING:
     from torch import nn
 
-
 __all__ = ["check_modules", "copy_of"]
 
 M = TypeVar("M", bound="nn.Module")

@@ -11,7 +11,6 @@ from conjoin.deferred import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["rounded", "summable"]
 
 

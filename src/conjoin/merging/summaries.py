@@ -36,7 +36,6 @@ from conjoin.methods import Need, Total
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Alone", "Piece", "Summaries", "Workers"]
 
 # Elements of a piece of work. Sums are formed within pieces, then over pieces: a part of what a

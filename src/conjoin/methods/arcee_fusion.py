@@ -18,7 +18,6 @@ from conjoin.methods.trimming import largest
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["arcee_fusion"]
 
 # mergekit's: added to every probability.

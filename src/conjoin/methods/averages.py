@@ -10,7 +10,6 @@ from conjoin.methods.weights import fractions_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["linear", "mean", "passthrough", "sum"]
 
 

@@ -33,7 +33,6 @@ from conjoin.methods.weights import added_up, checked_weights, fractions_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["breadcrumbs", "breadcrumbs_ties", "find_ranges"]
 
 Share: TypeAlias = Annotated[float | Sequence[float], Within(0, 1)]

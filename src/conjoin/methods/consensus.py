@@ -27,7 +27,6 @@ from conjoin.methods.weights import added_up, fractions_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["check_task", "consensus", "tall_mask"]
 
 Threshold: TypeAlias = Annotated[float | Sequence[float], Within(0, math.inf)]

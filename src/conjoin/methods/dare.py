@@ -28,7 +28,6 @@ from conjoin.methods.weights import added_up, checked_weights, fractions_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["dare_linear", "dare_ties", "find_factors"]
 
 Rescale: TypeAlias = Literal["expectation", "l1", "none"]

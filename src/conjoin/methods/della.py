@@ -35,7 +35,6 @@ from conjoin.methods.weights import added_up, checked_weights, fractions_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["della", "della_linear"]
 
 Density: TypeAlias = Annotated[float | Sequence[float], Within(0, 1)]

@@ -12,7 +12,6 @@ from conjoin.methods.strips import in_strips
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["add_difference", "train_difference"]
 
 # SuperMerger's: about what brings the mean share, a little over a half, to 1.

@@ -23,7 +23,6 @@ from conjoin.methods.weights import check_no_part_cancels
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = [
     "Elect",
     "Merge",

@@ -15,7 +15,6 @@ from conjoin.methods.strips import in_strips, strips_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["emr", "find_magnitudes"]
 
 

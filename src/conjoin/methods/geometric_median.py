@@ -20,7 +20,6 @@ from conjoin.methods.parameters import Within
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["find_geometric_median", "geometric_median"]
 
 # Of the largest distance: what is nearer lies at the same place, up to roundings.

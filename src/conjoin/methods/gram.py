@@ -27,7 +27,6 @@ from conjoin.methods.weights import shares_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = [
     "Numbers",
     "coefficients_of",

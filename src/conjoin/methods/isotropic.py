@@ -17,7 +17,6 @@ from conjoin.methods.svd import Directions, Svd, find_directions, isometry
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["count_directions", "flatten_spectrum", "iso_c", "iso_cts"]
 
 

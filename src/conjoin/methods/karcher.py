@@ -22,7 +22,6 @@ from conjoin.methods.parameters import Within
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["find_karcher_mean", "karcher"]
 
 # Of a cosine: nearer to 1 or -1 than this it is that, up to roundings.

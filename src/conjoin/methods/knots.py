@@ -20,7 +20,6 @@ from conjoin.methods.weights import checked_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["knots_ties"]
 
 

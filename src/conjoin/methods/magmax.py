@@ -12,7 +12,6 @@ from conjoin.methods.strips import in_strips
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["magmax"]
 
 

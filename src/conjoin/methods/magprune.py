@@ -25,7 +25,6 @@ from conjoin.methods.strips import STRIP, widened
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = [
     "Mask",
     "Per",

@@ -21,7 +21,6 @@ from conjoin.methods.weights import checked_weights
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Changes", "merge_matrices"]
 
 

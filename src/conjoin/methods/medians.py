@@ -14,7 +14,6 @@ from conjoin.methods.strips import in_strips
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["median", "trimmed_mean"]
 
 # Of a share times a number of models, so that 0.29 of 100 is 29.

@@ -18,7 +18,6 @@ from conjoin.methods.parameters import annotations_of, check_value, is_per_model
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Method", "Need", "Total", "TotalOf"]
 
 

@@ -16,7 +16,6 @@ from conjoin.methods.rows import by_rows, row_sums
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["find_ratio", "model_stock"]
 
 N = TypeVar("N", float, "Tensor")

@@ -15,7 +15,6 @@ from conjoin.methods.weights import shares_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["find_barycentre", "multislerp"]
 
 # A sum of unit vectors that is shorter than this part of its weights has no direction in float32.

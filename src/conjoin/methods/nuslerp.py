@@ -15,7 +15,6 @@ from conjoin.methods.weights import shares_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["find_arc", "nuslerp"]
 
 # Of a cosine: nearer to 1 or -1 than this the sine is roundings.

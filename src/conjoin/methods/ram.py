@@ -29,7 +29,6 @@ from conjoin.methods.strips import in_strips, strips_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["count_changed", "ram", "ramplus_tl"]
 
 

@@ -20,7 +20,6 @@ from conjoin.deferred import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = [
     "quick_products",
     "quick_sums",

@@ -11,7 +11,6 @@ from conjoin.methods.reductions import sum_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["by_rows", "groups_of_rows", "row_sums"]
 
 # Elements of a group of rows: what is made of it in float64 stays in the cache.

@@ -16,7 +16,6 @@ from conjoin.methods.trimming import count_kept, largest
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["find_coefficients", "sce"]
 
 Among: TypeAlias = Literal["all", "differing"]

@@ -14,7 +14,6 @@ from conjoin.methods.parameters import Within
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["measure_angle", "slerp"]
 
 # The roundings of a cosine, and then some. Of opposite vectors nothing else keeps the sine from

@@ -13,7 +13,6 @@ from conjoin.deferred import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["STRIP", "in_strips", "strips_of", "widened"]
 
 STRIP = 1 << 18

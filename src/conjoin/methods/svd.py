@@ -32,7 +32,6 @@ from conjoin.deferred import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Directions", "Svd", "find_directions", "is_randomized", "isometry"]
 
 Svd: TypeAlias = Literal["auto", "exact", "randomized"]

@@ -11,7 +11,6 @@ from conjoin.methods.weights import added_up, fractions_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["task_arithmetic"]
 
 

@@ -25,7 +25,6 @@ from conjoin.methods.weights import checked_weights, fractions_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["find_thresholds", "ties"]
 
 Density: TypeAlias = Annotated[float | Sequence[float], Within(0, 1)]

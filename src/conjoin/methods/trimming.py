@@ -27,7 +27,6 @@ from conjoin.methods.parameters import one_per_model
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = [
     "changes_of",
     "count_kept",

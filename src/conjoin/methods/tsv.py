@@ -16,7 +16,6 @@ from conjoin.methods.svd import Directions, Svd, find_directions, isometry
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["merge_directions", "tsv"]
 
 

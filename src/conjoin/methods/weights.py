@@ -13,7 +13,6 @@ from conjoin.errors import MethodError
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["added_up", "check_no_part_cancels", "checked_weights", "fractions_of", "shares_of"]
 
 # Weights whose sum is below this part of the sum of their magnitudes cancel: dividing by it would

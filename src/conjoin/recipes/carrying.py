@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conjoin.checkpoints import Checkpoint, carried_files, is_of_tokenizer
 from conjoin.errors import ConjoinError, RecipeError
@@ -16,10 +16,6 @@ from conjoin.recipes.recipe import BASE, UNION, Recipe, Source
 from conjoin.recipes.speakers import EMBEDDINGS
 from conjoin.recipes.tied_heads import TIED
 from conjoin.recipes.tokens import TOKENIZER, with_decoded_tokens, with_tokens
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = [
     "Rows",

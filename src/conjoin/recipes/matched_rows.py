@@ -16,7 +16,6 @@ from conjoin.deferred import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["MatchedRows", "Origins"]
 
 _ROWS = 1 << 10

@@ -27,7 +27,6 @@ from conjoin.streaming import NotedCheckpoint
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 __all__ = ["Model", "Opened", "open_sources"]
 
 Model: TypeAlias = "Checkpoint | nn.Module | Mapping[str, Tensor]"

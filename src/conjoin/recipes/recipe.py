@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from conjoin.checkpoints import Kind
 from conjoin.dtypes import DType
@@ -17,10 +17,6 @@ from conjoin.recipes.layers import InLayer, Outside
 from conjoin.recipes.parameters import per_model_parameters
 from conjoin.recipes.problems import Place
 from conjoin.recipes.values import Scalar, Value
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = [
     "BASE",

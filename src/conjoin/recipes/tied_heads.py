@@ -18,7 +18,6 @@ from conjoin.recipes.speakers import EMBEDDINGS
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["TIED", "Heads", "TiedHead", "with_heads"]
 
 TIED = "tie_word_embeddings"

@@ -12,7 +12,6 @@ from conjoin.merging import Source
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["RenamedCheckpoint"]
 
 

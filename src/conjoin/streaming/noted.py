@@ -16,7 +16,6 @@ from conjoin.merging import BLOCK
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["NotedCheckpoint", "RawBytes", "digest_of", "raw_bytes"]
 
 

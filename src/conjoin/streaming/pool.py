@@ -16,7 +16,6 @@ from conjoin.merging import Piece
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Pool", "default_threads"]
 
 J = TypeVar("J")

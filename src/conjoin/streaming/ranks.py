@@ -24,7 +24,6 @@ from conjoin.merging import Piece, Workers
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Distributed", "Everyone", "Ranks", "joined_ranks"]
 
 _PATIENCE = datetime.timedelta(days=2)

@@ -29,7 +29,6 @@ from conjoin.streaming.ranks import Everyone, Ranks
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 __all__ = ["Progress", "allocate", "write_tensors"]
 
 _SUMMARIES = "summaries.safetensors"
