@@ -62,6 +62,7 @@ def test_what_needs_no_tensors_does_not_wait_for_torch(arguments, code):
 
 
 SIMPLE = {
+    "sum": "",
     "mean": "",
     "linear": "",
     "task_arithmetic": "base: base.safetensors",
