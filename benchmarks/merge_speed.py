@@ -7,7 +7,7 @@ Makes three checkpoints of Llama's shape in bfloat16, in shards, the second and 
 first with noise (they are kept in the folder for the next run). Then whole processes run in turn,
 round after round, with the same recipes in mergekit's YAML:
 
-    start       python -c "import torch": what any merge in Python has to begin with
+    torch       python -c "import torch": what a merge with torch has to begin with
     plan        conjoin plan RECIPE: all that comes before the first byte of a tensor
     copy of 2   cat of two models to /dev/null, and cp of one: the least that merging two can cost
     copy of 3   the same for a base and two models
@@ -162,11 +162,8 @@ def measure(
         "MB": memory,
         "methods": {m: ratios(found, memory, m, m, size) for m in methods},
         "synced": {m: ratios(found, memory, m, f"{m} synced", size) for m in methods[:1]},
-        "seconds of the start": median(run.wall for run in found["start"]),
-        "seconds to plan, beyond the start": median(
-            plan.wall - start.wall
-            for plan, start in zip(found["plan"], found["start"], strict=True)
-        ),
+        "seconds of import torch": median(run.wall for run in found["torch"]),
+        "seconds to plan": median(run.wall for run in found["plan"]),
     }
 
 
@@ -176,7 +173,7 @@ def commands(folder: Path, methods: Sequence[str], mergekit: Path | None) -> dic
     out, first = str(folder / "out"), methods[0]
     python = [sys.executable, "-m", "conjoin"]
     ways = {
-        "start": [sys.executable, "-c", "import torch"],
+        "torch": [sys.executable, "-c", "import torch"],
         "plan": [*python, "plan", recipes[first]],
     }
     for number in sorted({reads(method) for method in methods}):
@@ -236,15 +233,13 @@ def ratios(
 ) -> dict[str, Any]:
     """Compare one way with others in the same round, and give the medians."""
     copy = f"copy of {reads(method)}" + (" synced" if way != method else "")
-    rounds = list(zip(found[way], found["start"], found[copy], strict=True))
+    rounds = list(zip(found[way], found[copy], strict=True))
     gigabytes = (reads(method) + 1) * size / 1e9
     report = {
-        "copies beyond the start": median((o.wall - s.wall) / c.wall for o, s, c in rounds),
-        "copies of CPU beyond the start": median((o.cpu - s.cpu) / c.cpu for o, s, c in rounds),
-        "MB beyond the start": round(memory[way] - memory["start"], 1),
-        "seconds per GB beyond the start": median(
-            (o.wall - s.wall) / gigabytes for o, s, _ in rounds
-        ),
+        "copies": median(o.wall / c.wall for o, c in rounds),
+        "copies of CPU": median(o.cpu / c.cpu for o, c in rounds),
+        "MB": round(memory[way], 1),
+        "seconds per GB": median(o.wall / gigabytes for o, _ in rounds),
         "seconds": median(run.wall for run in found[way]),
         "CPU seconds": median(run.cpu for run in found[way]),
         "seconds of the copy": median(run.wall for run in found[copy]),
@@ -254,21 +249,24 @@ def ratios(
         report["times faster than mergekit"] = median(m.wall / o.wall for m, o in both)
         report["times less CPU than mergekit"] = median(m.cpu / o.cpu for m, o in both)
         report["seconds of mergekit"] = median(m.wall for m, _ in both)
+        report["CPU seconds of mergekit"] = median(m.cpu for m, _ in both)
         report["MB of mergekit"] = round(memory[f"mergekit {method}"], 1)
     return report
 
 
 COLUMNS = {
-    "x copy": "copies beyond the start",
-    "x CPU": "copies of CPU beyond the start",
-    "mergekit/": "times faster than mergekit",
-    "MB": "MB beyond the start",
-    "CPU": "times less CPU than mergekit",
-    "s/GB": "seconds per GB beyond the start",
+    "x copy": "copies",
+    "x CPU": "copies of CPU",
+    "s/GB": "seconds per GB",
     "s": "seconds",
     "CPU s": "CPU seconds",
+    "MB": "MB",
     "copy s": "seconds of the copy",
-    "mergekit s": "seconds of mergekit",
+    "mk s": "seconds of mergekit",
+    "mk CPU s": "CPU seconds of mergekit",
+    "mk MB": "MB of mergekit",
+    "faster": "times faster than mergekit",
+    "less CPU": "times less CPU than mergekit",
 }
 
 
@@ -279,8 +277,8 @@ def table(report: Mapping[str, Any]) -> str:
         "{rounds} rounds, {cores} cores, torch {torch}, {machine}, mergekit {mergekit}".format(
             **report
         ),
-        "start of Python and torch: {seconds of the start:.2f} s; conjoin's start and plan beyond "
-        "it: {seconds to plan, beyond the start:.2f} s".format(**report),
+        "python -c 'import torch': {seconds of import torch:.2f} s, {MB[torch]:.0f} MB; "
+        "conjoin plan: {seconds to plan:.2f} s".format(**report),
         "",
         f"{'':<20}" + "".join(f"{column:>11}" for column in COLUMNS),
     ]
