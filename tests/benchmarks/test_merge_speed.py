@@ -37,7 +37,7 @@ def test_a_small_run_has_every_row_and_keeps_its_models(benchmark, llama, tmp_pa
     small = ["--params", "1e5", "--rounds", "1", "--methods", "linear"]
     assert benchmark.main([*small, "--folder", str(tmp_path), "--json", str(file)]) == 0
     (report,) = json.loads(file.read_text())
-    ways = ["start", "plan", "copy of 2", "copy of 2 synced", "linear", "linear synced"]
+    ways = ["torch", "plan", "copy of 2", "copy of 2 synced", "linear", "linear synced"]
     assert list(report["runs"]) == ways
     assert list(report["MB"]) == ways
     for runs in report["runs"].values():
@@ -80,7 +80,7 @@ def test_every_way_has_a_command(benchmark, llama, tmp_path):
     ways = benchmark.commands(place, ["slerp", "ties"], Path("/python/of/mergekit"))
     copies = ["copy of 2", "copy of 3", "copy of 2 synced"]
     mergekit = ["mergekit slerp", "mergekit ties"]
-    assert list(ways) == ["start", "plan", *copies, "slerp", "ties", "slerp synced", *mergekit]
+    assert list(ways) == ["torch", "plan", *copies, "slerp", "ties", "slerp synced", *mergekit]
     for method in ("slerp", "ties"):
         recipe = str(place / f"{method}.yml")
         assert recipe in ways[method]
@@ -105,18 +105,17 @@ def test_ratios_are_of_the_same_round(benchmark, processes):
 
     # The second round is ten times slower for all, and changes no ratio.
     found = {
-        "start": runs(1, 10, 1),
         "copy of 2": runs(2, 20, 2),
         "linear": runs(4, 40, 4),
         "mergekit linear": runs(32, 320, 32),
     }
-    memory = {"start": 10, "linear": 40, "mergekit linear": 320}
+    memory = {"linear": 40, "mergekit linear": 320}
     row = benchmark.ratios(found, memory, "linear", "linear", 10**9)
-    assert row["copies beyond the start"] == 1.5
-    assert row["copies of CPU beyond the start"] == 1.5
-    assert row["times faster than mergekit"] == 8
-    assert row["seconds per GB beyond the start"] == 1
-    assert row["MB beyond the start"] == 30
+    assert row["copies"] == row["copies of CPU"] == 2
+    assert row["times faster than mergekit"] == row["times less CPU than mergekit"] == 8
+    assert row["CPU seconds of mergekit"] == 64
+    assert row["seconds per GB"] == round(4 / 3, 4)
+    assert row["MB"] == 40
     assert row["MB of mergekit"] == 320
 
 

@@ -67,6 +67,8 @@ SIMPLE = {
     "linear": "",
     "task_arithmetic": "base: base.safetensors",
     "slerp": "",
+    "nuslerp": "",
+    "nearswap": "base: base.safetensors",
     "karcher": "",
     "multislerp": "",
     "model_stock": "base: base.safetensors",
@@ -88,9 +90,8 @@ def test_simple_methods_merge_files_without_torch(method, tmp_path):
         }
         save(state, tmp_path / f"{name}.safetensors")
     recipe = tmp_path / "recipe.yml"
-    recipe.write_text(
-        f"method: {method}\nmodels: [a.safetensors, b.safetensors]\n{SIMPLE[method]}\n"
-    )
+    models = "a.safetensors" if method == "nearswap" else "a.safetensors, b.safetensors"
+    recipe.write_text(f"method: {method}\nmodels: [{models}]\n{SIMPLE[method]}\n")
     for command in ("plan", "merge"):
         out = [str(tmp_path / "out")] if command == "merge" else []
         assert has_torch_after([command, str(recipe), *out]) == "False 0"

@@ -16,9 +16,10 @@ from conjoin.compiled.library import load_library
 from conjoin.compiled.matrices import add_scored_changes, divergence_of_rows, scores_of_changes
 from conjoin.compiled.program import Program, Run
 from conjoin.compiled.programs import LEAST, Programs, may_be_read, note_masks
-from conjoin.compiled.symbols import Notes, Symbol, SymbolOfSums
+from conjoin.compiled.symbols import LARGEST_STRIP, Notes, Symbol, SymbolOfSums
 
 __all__ = [
+    "LARGEST_STRIP",
     "LEAST",
     "Notes",
     "Passed",

@@ -2,7 +2,7 @@
 
 #include "numbers.h"
 
-enum { GROUP = 16, HELD = 1024 };
+enum { GROUP = 16, PART = 1024 };
 
 typedef struct {
     uint32_t low;    /* the first pattern of the window */
@@ -52,30 +52,26 @@ static inline int hold_group(const uint32_t *bits, const Window *window, uint32_
 #endif
 }
 
-static void add_held(const uint32_t *held, int count, const Window *window) {
+static void count_part(const uint32_t *bits, int size, const Window *window) {
+    /* Counting at once what is in the window would be a jump that nobody foresees. */
+    uint32_t held[PART + GROUP];
+    int64_t above = 0;
+    int count = 0, start = 0;
+    for (; start + GROUP <= size; start += GROUP)
+        count += hold_group(bits + start, window, held + count, &above);
+    for (; start < size; start++) {
+        uint32_t here = bits[start] & MAGNITUDE;
+        if (here >= window->high) above++;
+        else if (here >= window->low) held[count++] = here;
+    }
     for (int i = 0; i < count; i++) window->counts[(held[i] - window->low) >> window->shift]++;
+    *window->above += above;
 }
 
 /* Signs are not looked at. */
 void conjoin_count(const uint32_t *bits, int64_t size, const Window *windows, int many) {
-    /* Counting at once what is in the window would be a jump that nobody foresees. */
-    uint32_t held[HELD + GROUP];
-    for (int k = 0; k < many; k++) {
-        const Window *window = windows + k;
-        int64_t above = 0, start = 0;
-        int count = 0;
-        for (; start + GROUP <= size; start += GROUP) {
-            count += hold_group(bits + start, window, held + count, &above);
-            if (count < HELD) continue;
-            add_held(held, count, window);
-            count = 0;
-        }
-        for (; start < size; start++) {
-            uint32_t here = bits[start] & MAGNITUDE;
-            if (here >= window->high) above++;
-            else if (here >= window->low) held[count++] = here;
-        }
-        add_held(held, count, window);
-        *window->above += above;
+    for (int64_t start = 0; start < size; start += PART) {
+        int count = size - start < PART ? (int)(size - start) : PART;
+        for (int k = 0; k < many; k++) count_part(bits + start, count, windows + k);
     }
 }

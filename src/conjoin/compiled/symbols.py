@@ -11,9 +11,14 @@ import math
 from collections.abc import Sequence
 from typing import Any, NoReturn, Self
 
+import numpy as np
+
 from conjoin.compiled.program import Instruction, Operation, UntraceableError
 
-__all__ = ["Notes", "Symbol", "SymbolOfSums"]
+__all__ = ["LARGEST_STRIP", "Notes", "Symbol", "SymbolOfSums"]
+
+LARGEST_STRIP = 1 << 18
+"""Elements; a function that takes so many at once may be given a symbol."""
 
 Number = int | float
 
@@ -47,12 +52,46 @@ class Notes:
         self.instructions.append(Instruction(operation, number, one, other, third, constant))
         return number
 
+    def clamped(self, value: int, bounds: Sequence[int | None]) -> int:
+        """Note what makes values at least the first bound and at most the second, in their memory.
+
+        Args:
+            value: number of the values.
+            bounds: of each, the number of its value; None for none.
+        """
+        for operation, bound in zip((Operation.MAXIMUM, Operation.MINIMUM), bounds, strict=True):
+            if bound is not None:
+                value = self.made(operation, bound, value)
+        return self.made(Operation.COPY, value)
+
+    def between(self, one: int, other: int, weight: float) -> int:
+        """Note the straight line from one value to another, as torch does it: from the nearer end.
+
+        Args:
+            one, other: numbers of the values.
+            weight: of the other.
+        """
+        exact = np.float32(weight)
+        near = abs(exact) < 0.5
+        difference = self.made(Operation.SUBTRACT, other, one)
+        factor = float(exact if near else exact - np.float32(1))
+        return self.made(Operation.ADD_SCALED, one if near else other, difference, constant=factor)
+
 
 class _Size:
     """A number of elements, of which all that is known is that one strip has as many."""
 
-    def __le__(self, _: int) -> bool:
-        return True
+    def __le__(self, number: object) -> bool:
+        if isinstance(number, int) and number >= LARGEST_STRIP:
+            return True
+        raise UntraceableError("looks at its size")
+
+    def __eq__(self, other: object) -> bool:
+        if other is self:
+            return True
+        raise UntraceableError("looks at its size")
+
+    __hash__ = object.__hash__
 
 
 class Symbol:
@@ -95,7 +134,7 @@ class Symbol:
 
     def reshape(self, shape: object) -> Self:
         """Give the same memory, flat or as it was."""
-        if shape is self.shape or shape == -1:
+        if shape is self.shape or (isinstance(shape, int) and shape == -1):
             return self
         raise UntraceableError("has some other shape")
 
@@ -108,6 +147,18 @@ class Symbol:
     def clone(self) -> Symbol:
         """A copy."""
         return Symbol(self.notes, self.notes.made(Operation.COPY, self.value))
+
+    def lerp(self, other: Symbol, weight: Number) -> Symbol:
+        """The straight line to another."""
+        return Symbol(self.notes, self.notes.between(self.value, other.value, _finite(weight)))
+
+    def clamp_(self, low: Number, high: Number) -> Self:
+        """Bring what is outside of a range to its ends, in place."""
+        bounds = [
+            self.notes.made(Operation.FILL, 0, constant=_finite(bound)) for bound in (low, high)
+        ]
+        self.value = self.notes.clamped(self.value, bounds)
+        return self
 
     def __add__(self, other: Symbol | Number) -> Symbol:
         return self._new(Operation.ADD, other)
@@ -140,8 +191,19 @@ class Symbol:
         )
         return self._changed(Symbol(self.notes, made))
 
+    # Whoever else sees this memory sees what is written there: without these, Python would make
+    # `a -= b` of `a = a - b`.
     def __iadd__(self, other: Symbol | Number) -> Self:
         return self.add_(other)
+
+    def __isub__(self, other: Symbol | Number) -> Self:
+        return self._changed(self - other)
+
+    def __imul__(self, other: Symbol | Number) -> Self:
+        return self.mul_(other)
+
+    def __itruediv__(self, other: Symbol | Number) -> Self:
+        return self.div_(other)
 
     def _new(self, operation: Operation, other: Symbol | Number) -> Symbol:
         if isinstance(other, Symbol):

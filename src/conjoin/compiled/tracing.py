@@ -269,24 +269,15 @@ class _Tracer(TorchDispatchMode):
         self._finish(result, _BINARY[name], self._held(one), other)
 
     def _clamp(self, args: list[Any], result: Tensor) -> None:
-        value = self._value(args[0])
-        for operation, bound in zip((Operation.MAXIMUM, Operation.MINIMUM), args[1:], strict=False):
-            if bound is not None:
-                limit = self._held(self._operand(bound))
-                value = self._notes.made(operation, limit, value)
-        self._finish(result, Operation.COPY, value)
+        given = [*args[1:], None][:2]
+        bounds = [None if one is None else self._held(self._operand(one)) for one in given]
+        self._keep(result, self._notes.clamped(self._value(args[0]), bounds))
 
     def _lerp(self, args: list[Any], result: Tensor) -> None:
         one, other, weight = self._value(args[0]), self._value(args[1]), args[2]
         if not isinstance(weight, (int, float)):
             raise UntraceableError("lerp with a tensor")
-        weight = torch.tensor(weight, dtype=torch.float32).item()
-        near = abs(weight) < 0.5
-        difference = self._notes.made(Operation.SUBTRACT, other, one)
-        # As torch does: from whichever end is nearer.
-        factor = weight if near else torch.tensor(weight, dtype=torch.float32).sub_(1).item()
-        end = one if near else other
-        self._finish(result, Operation.ADD_SCALED, end, difference, constant=factor)
+        self._keep(result, self._notes.between(one, other, weight))
 
     def _logic(self, name: str, args: list[Any], result: Tensor) -> None:
         if name == "bitwise_and" and result.dtype == torch.int32:
@@ -323,14 +314,18 @@ class _Tracer(TorchDispatchMode):
         constant: float = 0.0,
     ) -> None:
         """Note an operation, whose value is now that of `result`'s memory."""
-        if result.dtype not in (torch.float32, torch.bool, torch.int32):
-            raise UntraceableError(f"{operation.name} in {result.dtype}")
-        if result.numel() != self._size:
-            raise UntraceableError(f"{operation.name} makes {result.numel()} elements")
         if isinstance(other, float):
             made = self._notes.made(operation, one, None, third, other)
         else:
             made = self._notes.made(operation, one, other, third, constant)
+        self._keep(result, made)
+
+    def _keep(self, result: Tensor, made: int) -> None:
+        """Note which value is in the memory of a result."""
+        if result.dtype not in (torch.float32, torch.bool, torch.int32):
+            raise UntraceableError(f"makes {result.dtype}")
+        if result.numel() != self._size:
+            raise UntraceableError(f"makes {result.numel()} elements")
         self._values[result.untyped_storage().data_ptr()] = made
 
     def _load(self, tensor: Tensor, number: int, dtype: torch.dtype | DType) -> None:

@@ -102,9 +102,9 @@ class _Rows(Total):
     def sample(self, function: Callable[..., Tensor], count: int, /) -> Tensor:
         # An odd step does not meet the same column of every row of 2**k elements.
         step = -(-self.size // count) | 1 if self.size > count else 1
+        tensor, base = (one.reshape(-1)[::step] for one in (self._tensor, self._base))
         places = torch.arange(0, self.size, step, device=self._tensor.device)
-        tensor, base = (one.reshape(-1)[places] for one in (self._tensor, self._base))
-        rows = places.div(self._tensor.shape[1], rounding_mode="floor")
+        rows = places.div_(self._tensor.shape[1], rounding_mode="floor")
         return function([tensor, self._factors[rows]], base=base)
 
 

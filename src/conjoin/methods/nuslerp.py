@@ -10,6 +10,7 @@ from conjoin.methods.elections import check_real
 from conjoin.methods.gram import combined, gram_of
 from conjoin.methods.method import Total
 from conjoin.methods.rows import by_rows, row_sums
+from conjoin.methods.spheres import arc_of
 from conjoin.methods.weights import shares_of
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def find_arc(total: Total, *, weights: Sequence[float], flatten: bool = True) ->
     t = shares_of(weights, 2, "nuslerp", normalize=True)[1]
     if not flatten:
         return ()
-    gram = torch.from_numpy(gram_of(total, "nuslerp"))
-    return torch.stack(_arc(gram[0, 0], gram[1, 1], gram[0, 1], t)).tolist()
+    (first, product), (_, second) = gram_of(total, "nuslerp").tolist()
+    return arc_of(first, second, product, t=t) or (1 - t, t)
 
 
 def nuslerp(
@@ -96,8 +97,7 @@ def nuslerp(
 
 
 def _arc(first: Tensor, second: Tensor, product: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """Give both coefficients from ``a.a``, ``b.b`` and ``a.b``, float64 of any shape."""
-    # Two roots, since the product of two squared norms leaves the range of float64 far sooner.
+    """Give both coefficients of many pairs as `arc_of` does: float64 of any shape."""
     lengths = first.sqrt() * second.sqrt()
     cosine = product / lengths
     # Comparisons with NaN are false: a vector of zeros, or one that overflows, is no arc.

@@ -14,7 +14,7 @@ from conjoin.methods.parameters import Within
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["measure_angle", "slerp"]
+__all__ = ["arc_of", "measure_angle", "slerp"]
 
 # The roundings of a cosine, and then some. Of opposite vectors nothing else keeps the sine from
 # being a rounding.
@@ -65,19 +65,34 @@ def slerp(
     first, second = tensors
     if first.is_meta:
         return torch.empty_like(first)
-    cosine = _cosine(*map(float, summary))
-    if cosine is None or abs(cosine) > 1 - max(eps, _LEAST_EPS):
-        return torch.lerp(first, second, t)
-    theta = math.acos(cosine)
-    sine = math.sin(theta)
-    factors = [math.sin((1 - t) * theta) / sine, math.sin(t * theta) / sine]
-    return combined(tensors, factors)
+    factors = arc_of(*map(float, summary), t=t, eps=eps)
+    return first.lerp(second, t) if factors is None else combined(tensors, factors)
 
 
-def _cosine(first: float, second: float, product: float) -> float | None:
-    """Give the cosine of the angle, or None if a vector has no direction (or overflows)."""
+def arc_of(
+    first: float, second: float, product: float, *, t: float, eps: float = 0.0
+) -> tuple[float, float] | None:
+    """Give the coefficients of two vectors on the arc between their directions.
+
+    Args:
+        first, second: their squared norms.
+        product: their product.
+        t: 0 gives the first, 1 the second.
+        eps: there is no arc where ``|cos(theta)| > 1 - eps``, nor with 1e-12 for it.
+
+    Returns:
+        None if there is no arc: also where a vector has no direction, or overflows.
+
+    >>> [round(factor, 6) for factor in arc_of(9.0, 4.0, 0.0, t=1 / 3)]
+    [0.866025, 0.5]
+    """
     # Two roots, since the product of two squared norms leaves the range of float64 far sooner.
     lengths = math.sqrt(first) * math.sqrt(second)
     if not 0 < lengths < math.inf or not math.isfinite(product):
         return None
-    return product / lengths
+    cosine = product / lengths
+    if abs(cosine) > 1 - max(eps, _LEAST_EPS):
+        return None
+    theta = math.acos(cosine)
+    sine = math.sin(theta)
+    return math.sin((1 - t) * theta) / sine, math.sin(t * theta) / sine

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from conjoin.compiled import LARGEST_STRIP
 from conjoin.deferred import torch
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STRIP", "in_strips", "strips_of", "widened"]
 
-STRIP = 1 << 18
+STRIP = LARGEST_STRIP
 """Elements of a strip: 1 MB of float32. The masks of DARE are drawn for strips, so that another
 number gives other masks.
 

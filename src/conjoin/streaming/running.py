@@ -34,6 +34,10 @@ __all__ = ["Progress", "allocate", "write_tensors"]
 _SUMMARIES = "summaries.safetensors"
 _DIGEST = "xxh3"
 
+_WRITTEN_AT_ONCE = 1 << 20
+"""Bytes. Whole tensors make Linux take large pages, for which a virtual machine asks its host:
+arcee_fusion of 1 billion parameters took it 2.9 to 3.1 s with these, .9 to 1.2 s with pieces."""
+
 Progress = Callable[[int, int], None]
 """Is called with the bytes of the result that are done, and with all of them."""
 
@@ -152,7 +156,7 @@ class _Files:
 
     def write(self, file: int, offset: int, data: memoryview) -> None:
         while data:
-            count = os.pwrite(self._opened[file], data, offset)
+            count = os.pwrite(self._opened[file], data[:_WRITTEN_AT_ONCE], offset)
             data, offset = data[count:], offset + count
 
     def read(self, file: int, offset: int, size: int) -> Iterator[bytes]:
