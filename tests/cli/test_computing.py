@@ -61,6 +61,12 @@ def test_what_needs_no_tensors_does_not_wait_for_torch(arguments, code):
     assert has_torch_after(arguments) == f"False {code}"
 
 
+def test_a_look_at_headers_does_not_wait_for_torch(tmp_path):
+    path = str(save({"fc.weight": torch.ones(2, 3)}, tmp_path / "a.safetensors"))
+    assert has_torch_after(["inspect", path, "--no-data"]) == "False 0"
+    assert has_torch_after(["inspect", path]) == "True 0"
+
+
 SIMPLE = {
     "sum": "",
     "mean": "",

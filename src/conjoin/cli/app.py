@@ -78,8 +78,8 @@ for command in (
     *(merge, plan, verify, compare, report, inspect, diff),
     *(methods, schema, symmetries, align, digits),
 ):
-    # A merge may need no torch, and imports it when it does.
-    quick = command in (merge, plan, methods, schema, report)
+    # A merge, or a look at headers, may need no torch, and imports it when it does.
+    quick = command in (merge, plan, inspect, methods, schema, report)
     kind = TyperCommand if quick else ComputingCommand
     app.command(cls=kind, help=_reflowed(command.__doc__))(command)
 

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, overload
 
-from conjoin.arguments import as_dtype, as_mapping, as_numbers, as_whole, plain
+from conjoin.arguments import as_dtype, as_mapping, as_whole
 from conjoin.checkpoints import (
     Checkpoint,
     FileRange,
@@ -17,11 +17,12 @@ from conjoin.checkpoints import (
     override_kinds,
 )
 from conjoin.deferred import torch
-from conjoin.errors import InputError, MethodError
+from conjoin.errors import InputError
 from conjoin.merging.agreement import kept_names
+from conjoin.merging.by_pattern import Choices
 from conjoin.merging.merged import Merged
 from conjoin.merging.modules import check_modules, copy_of
-from conjoin.merging.task import Settings, make_tasks
+from conjoin.merging.task import make_tasks
 from conjoin.methods import METHODS, Method, find_method
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ POOLED = "conjoin_pooled_statistics"
 
 Path = str | os.PathLike[str]
 Combine: TypeAlias = "Callable[[list[Tensor]], Tensor]"
+Weights = Sequence[float] | Mapping[str, Sequence[float]] | None
 
 
 M = TypeVar("M", bound="nn.Module")
@@ -45,7 +47,7 @@ def merge(
     method: str | Method | Combine = ...,
     *,
     base: M | None = ...,
-    weights: Sequence[float] | None = ...,
+    weights: Weights = ...,
     parameters: Mapping[str, Any] | None = ...,
     keep: Mapping[str, int] | None = ...,
     kinds: Mapping[str, Kind | str] | None = ...,
@@ -59,7 +61,7 @@ def merge(  # type: ignore[overload-overlap]
     method: str | Method | Combine = ...,
     *,
     base: Checkpoint | Path | None = ...,
-    weights: Sequence[float] | None = ...,
+    weights: Weights = ...,
     parameters: Mapping[str, Any] | None = ...,
     keep: Mapping[str, int] | None = ...,
     kinds: Mapping[str, Kind | str] | None = ...,
@@ -73,7 +75,7 @@ def merge(
     method: str | Method | Combine = ...,
     *,
     base: Mapping[str, Tensor] | None = ...,
-    weights: Sequence[float] | None = ...,
+    weights: Weights = ...,
     parameters: Mapping[str, Any] | None = ...,
     keep: Mapping[str, int] | None = ...,
     kinds: Mapping[str, Kind | str] | None = ...,
@@ -86,7 +88,7 @@ def merge(
     method: str | Method | Combine = "mean",
     *,
     base: Any = None,
-    weights: Sequence[float] | None = None,
+    weights: Weights = None,
     parameters: Mapping[str, Any] | None = None,
     keep: Mapping[str, int] | None = None,
     kinds: Mapping[str, Kind | str] | None = None,
@@ -106,8 +108,11 @@ def merge(
         method: a name in `conjoin.methods.METHODS`, a `Method`, or any function of a list of
             tensors, one per model, in float32, that gives a tensor of their shape.
         base: the common ancestor, for methods that merge changes from it.
-        weights: one number per model, for methods that take weights.
-        parameters: of the method, by name.
+        weights: one number per model, for methods that take weights; or such lists by pattern of
+            names, where they differ between tensors: ``{"features.*": [0.8, 0.2], "*": [1, 1]}``.
+        parameters: of the method, by name; each a value, or values by pattern:
+            ``{"t": {"features.*": 0.2, "*": 0.5}}``. Of several patterns that match a name the
+            first counts; where none does, it is as if nothing were said.
         keep: tensors to take from one model unchanged: ``{"classifier.*": 0}`` keeps the head of
             the first. They may differ in shape or exist in that model alone.
         kinds: correct what a tensor is taken for: ``{"*.scale_buffer": "weight"}``.
@@ -132,19 +137,22 @@ def merge(
     >>> merged = merge([a, b], lambda tensors: torch.maximum(*tensors), keep={"bias": 0})
     >>> torch.equal(merged.bias, a.bias)
     True
+    >>> merged = merge([a, b], "linear", weights={"weight": [3, 1], "*": [0, 1]})
+    >>> torch.equal(merged.bias, b.bias)
+    True
     """
     given = _as_list(models)
     kind = _one_kind(given if base is None else [*given, base])
     row = _as_method(method)
-    shares = None if weights is None else _checked_weights(weights, len(given))
-    chosen = {
-        name: plain(value)
-        for name, value in as_mapping(parameters, "parameters", '{"t": 0.3}').items()
-    }
+    choices = Choices.of(weights, parameters, len(given))
     keep = as_mapping(keep, "keep", '{"classifier.*": 0}')
     kinds = as_mapping(kinds, "kinds", '{"*.scale_buffer": "weight"}')
     seed = as_whole(seed, "seed")
-    row.check(chosen, base=base is not None, weights=weights is not None, models=len(given))
+
+    def check(parameters: Mapping[str, Any]) -> None:
+        row.check(parameters, base=base is not None, weights=weights is not None, models=len(given))
+
+    check(choices.first())
     result = None if dtype is None else as_dtype(dtype)
     if result is not None and kind is torch.nn.Module:
         raise InputError(
@@ -154,13 +162,12 @@ def merge(
         check_modules(given if base is None else [*given, base])
     sources = [_with_kinds(as_checkpoint(model), kinds) for model in given]
     ancestor = None if base is None else _with_kinds(as_checkpoint(base), kinds)
-    settings = Settings(shares, chosen)
     tasks = make_tasks(
         sources,
         row,
         base=ancestor,
         kept=kept_names(sources, keep),
-        settings=lambda _: settings,
+        settings=choices.settings(sources, check),
         dtype=result,
     )
     merged = Merged(
@@ -172,13 +179,6 @@ def merge(
     if kind is Checkpoint:
         return merged
     return _module(given[0], merged) if kind is torch.nn.Module else _values(merged)
-
-
-def _checked_weights(weights: Iterable[float], count: int) -> tuple[float, ...]:
-    numbers = as_numbers(weights, "weights")
-    if len(numbers) != count:
-        raise MethodError(f"expected one weight per model, {count}; got {len(numbers)}")
-    return numbers
 
 
 def _as_list(models: Any) -> list[Any]:
