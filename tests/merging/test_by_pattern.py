@@ -99,7 +99,8 @@ def test_what_cannot_be_is_told():
 
     refused(InputError, "'haed.\\*' matches none of .* names.*head", weights={"haed.*": [1, 1]})
     refused(MethodError, r"per model, 2; got 3 in weights\['\*'\]", weights={"*": [1, 1, 1]})
-    refused(InputError, r"weights\['\*'\] has to be a list of numbers, not 1", weights={"*": 1})
+    refused(InputError, r"weights has to be a list .* or such lists by pattern", weights={"*": 1})
+    refused(InputError, r"weights\['\*'\] has to be a list of numbers", weights={"*": "1"})
     refused(InputError, "weights by pattern has no pattern", weights={})
     refused(InputError, "normalize by pattern has no pattern", parameters={"normalize": {}})
     refused(MethodError, "no parameter 'nromalize'", parameters={"nromalize": {"*": True}})

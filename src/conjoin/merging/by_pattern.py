@@ -47,6 +47,11 @@ class Choices:
         """
         shares: Weights | Mapping[str, Weights] | None = None
         if isinstance(weights, Mapping):
+            if any(isinstance(value, int | float) for value in weights.values()):
+                raise InputError(
+                    "weights has to be a list of numbers, one per model, or such lists by pattern "
+                    f"of names, {{'*': [1, 3]}}; not {weights!r:.200}"
+                )
             shares = {
                 pattern: _numbers(value, f"weights[{pattern!r}]", models)
                 for pattern, value in _filled(weights, "weights").items()
