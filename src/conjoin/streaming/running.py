@@ -35,8 +35,8 @@ _SUMMARIES = "summaries.safetensors"
 _DIGEST = "xxh3"
 
 _WRITTEN_AT_ONCE = 1 << 20
-"""Bytes. Whole tensors make Linux take large pages, for which a virtual machine asks its host:
-arcee_fusion of 1 billion parameters took it 3.1 s with these, and 1.2 to 1.9 s with pieces."""
+"""Bytes. Linux spent 3.1 s on arcee_fusion of 1 billion parameters with whole tensors (on a virtual
+machine, perhaps since it takes larger pages for them), and 1.2 to 1.9 s with such pieces."""
 
 Progress = Callable[[int, int], None]
 """Is called with the bytes of the result that are done, and with all of them."""
