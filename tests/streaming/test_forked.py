@@ -1,5 +1,6 @@
 """Copies of a process that share its work: same bits, and no process is ever left over."""
 
+import gc
 import os
 import signal
 import sys
@@ -192,3 +193,17 @@ def test_where_it_can_be_done():
     assert can_fork(None)
     assert can_fork(torch.device("cpu"))
     assert not can_fork(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_copies_do_not_look_for_garbage_among_what_was_there(wanted):
+    if wanted:
+        gc.freeze()
+    try:
+        before = gc.get_freeze_count()
+        counts = run_forked(lambda ranks: ranks.gather(gc.get_freeze_count()), 3)
+        assert all(count > 1000 for count in counts)
+        # Here it is as it was.
+        assert (gc.get_freeze_count() > 0) == (before > 0) == wanted
+    finally:
+        gc.unfreeze()

@@ -7,7 +7,7 @@ from typer.core import TyperCommand
 
 from conjoin.deferred import has_torch, import_torch
 
-__all__ = ["ComputingCommand", "put_aside"]
+__all__ = ["ComputingCommand"]
 
 
 class ComputingCommand(TyperCommand):
@@ -17,14 +17,6 @@ class ComputingCommand(TyperCommand):
         """Run the command."""
         if not has_torch():
             import_torch()
-            put_aside()
+            # Python would look for garbage among the objects of torch again and again.
+            gc.freeze()
         return super().invoke(ctx)
-
-
-def put_aside() -> None:
-    """Never look for garbage among what is there now, all of which stays.
-
-    Python would look through the objects of torch again and again, and in each copy of the process,
-    which would have its own of their memory then.
-    """
-    gc.freeze()

@@ -142,7 +142,6 @@ def _device(name: str) -> "torch.device | None":
 
 
 def _stream(plan: "Plan", out: Path, run: Run, ranks: "Ranks") -> None:
-    from conjoin.cli.computing import put_aside
     from conjoin.cli.progress import byte_bar
     from conjoin.recipes import Options, run_plan
     from conjoin.streaming import can_fork, default_threads
@@ -150,8 +149,6 @@ def _stream(plan: "Plan", out: Path, run: Run, ranks: "Ranks") -> None:
     workers = run.workers or default_threads()
     # A process of torchrun is no program to copy: it has the threads of its connections.
     forked = ranks.count == 1 and can_fork(_device(run.device))
-    if forked:
-        put_aside()
     with byte_bar() as update:
         options = Options(
             processes=workers if forked else 1,

@@ -2,8 +2,8 @@
 
 A program runs over blocks of tensors (`Run`), or from files to a file (`run_over_files`).
 
-    function of tensors ──tracing──► operations ──► program ──► tiles.c, a tile at a time
-                                          └── proved by running
+    function of tensors ──symbols──► operations ──► program ──► tiles.c, a tile at a time
+           └────────────tracing──► operations ──► program, proved by running ──┘
 
 It is an addition that an installation may lack (no compiler, other systems) and that can be turned
 off (the environment variable ``CONJOIN_COMPILED=0``): torch does everything then, to the same bits,

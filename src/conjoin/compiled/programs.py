@@ -1,4 +1,8 @@
-"""The programs of a merge: made when asked for, and proved by running before they are used."""
+"""The programs of a merge, made when asked for.
+
+A function that symbols suffice for writes its program itself. Of any other its operations are
+traced, and the program is proved by running before it is used.
+"""
 
 from __future__ import annotations
 

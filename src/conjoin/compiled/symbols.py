@@ -1,7 +1,7 @@
 """Symbols that stand for tensors, so that a simple function says what it does without torch.
 
-A function that adds, subtracts, multiplies and divides what it is given needs no tensors to be
-understood: given symbols, it writes its program down. Whatever else a function asks for is an
+A function that adds, subtracts, multiplies, divides and bounds what it is given needs no tensors to
+be understood: given symbols, it writes its program down. Whatever else a function asks for is an
 error here, and it is called with tensors then, see `tracing`. Both give the same program.
 """
 

@@ -10,16 +10,13 @@ from conjoin.methods.elections import check_real
 from conjoin.methods.gram import combined, gram_of
 from conjoin.methods.method import Total
 from conjoin.methods.rows import by_rows, row_sums
-from conjoin.methods.spheres import arc_of
+from conjoin.methods.spheres import LEAST_EPS, arc_of
 from conjoin.methods.weights import shares_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["find_arc", "nuslerp"]
-
-# Of a cosine: nearer to 1 or -1 than this the sine is roundings.
-_LEAST = 1e-12
 
 
 def find_arc(total: Total, *, weights: Sequence[float], flatten: bool = True) -> Sequence[float]:
@@ -101,7 +98,7 @@ def _arc(first: Tensor, second: Tensor, product: Tensor, t: float) -> tuple[Tens
     lengths = first.sqrt() * second.sqrt()
     cosine = product / lengths
     # Comparisons with NaN are false: a vector of zeros, or one that overflows, is no arc.
-    arc = (cosine.abs() <= 1 - _LEAST) & (lengths > 0) & (lengths < torch.inf)
+    arc = (cosine.abs() <= 1 - LEAST_EPS) & (lengths > 0) & (lengths < torch.inf)
     theta = torch.where(arc, cosine, 0.0).acos()
     sine = theta.sin()
     return (

@@ -14,11 +14,11 @@ from conjoin.methods.parameters import Within
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["arc_of", "measure_angle", "slerp"]
+__all__ = ["LEAST_EPS", "arc_of", "measure_angle", "slerp"]
 
-# The roundings of a cosine, and then some. Of opposite vectors nothing else keeps the sine from
-# being a rounding.
-_LEAST_EPS = 1e-12
+LEAST_EPS = 1e-12
+"""The roundings of a cosine, and then some. Of opposite vectors nothing else keeps the sine from
+being a rounding."""
 
 
 def measure_angle(total: Total) -> Sequence[float]:
@@ -91,7 +91,7 @@ def arc_of(
     if not 0 < lengths < math.inf or not math.isfinite(product):
         return None
     cosine = product / lengths
-    if abs(cosine) > 1 - max(eps, _LEAST_EPS):
+    if abs(cosine) > 1 - max(eps, LEAST_EPS):
         return None
     theta = math.acos(cosine)
     sine = math.sin(theta)

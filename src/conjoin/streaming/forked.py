@@ -10,6 +10,7 @@ do the same work.
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
 import pickle
@@ -57,7 +58,10 @@ def run_forked(work: Callable[[Ranks], T], count: int) -> T:
         return work(Ranks())
     board = mmap.mmap(-1, count * _PAIR.size)  # shared by all, since it has no file
     links, children = list[Connection](), list[int]()
-    parent = os.getpid()
+    parent, frozen = os.getpid(), gc.get_freeze_count()
+    # Nobody looks for garbage among what is there now: the copies would touch all of it, some
+    # 300,000 objects of torch, and so have their own of its memory.
+    gc.freeze()
     try:
         for rank in range(1, count):
             ours, theirs = Pipe()
@@ -76,6 +80,8 @@ def run_forked(work: Callable[[Ranks], T], count: int) -> T:
         for child in children:
             _end(child)
         board.close()
+        if not frozen:  # else it may be that somebody wants it so
+            gc.unfreeze()
 
 
 def _fork() -> int:
